@@ -1,0 +1,72 @@
+"""How does one ask: the whole path in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from covergraph.bound.certificate import Certificate
+from covergraph.bound.choose import choose
+from covergraph.bound.derive import Bound, derive
+from covergraph.errors import EmptyLoaderError
+from covergraph.graph.augmented import Mode
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.losses import Loss
+from covergraph.measure.measure import measure
+from covergraph.passes.augment import augment
+from covergraph.tracers import trace
+from covergraph.values import Measurements, Parameters
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that one analysis made, in the order in which it was made."""
+
+    graph: ComputationGraph
+    bound: Bound
+    measurements: Measurements
+    parameters: Parameters
+    certificate: Certificate
+
+    def explain(self) -> str:
+        """Three sentences for a human."""
+        return self.certificate.explain()
+
+
+def analyze(
+    model: nn.Module,
+    loader: Iterable[Any],
+    init_model: nn.Module | None = None,
+    delta: float = 0.05,
+    *,
+    loss: Loss | None = None,
+    mode: Mode = "minimal",
+    output: Any = None,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+) -> Analysis:
+    """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
+
+    `loader` yields (inputs, labels) of the whole training sample, unaugmented. `init_model`: the weights before
+    training, if known. With probability at least 1 - delta over the sample the certificate's value bounds the
+    error (Theorem 3). For a step of your own choice call the six functions yourself.
+    """
+    graph = trace(model, _example(loader), output=output)
+    bound = derive(augment(graph, loss, mode))
+    measurements = measure(bound, model, loader, init_model=init_model, device=device, progress=progress)
+    parameters = choose(bound, measurements)
+    return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))
+
+
+def _example(loader: Iterable[Any]) -> tuple[torch.Tensor, ...]:
+    """The inputs of the first batch."""
+    for item in loader:
+        *inputs, _ = item
+        if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)):
+            inputs = list(inputs[0])
+        return tuple(x[:2] for x in inputs)
+    raise EmptyLoaderError("analyze: the loader gave no batch, expected at least one sample")

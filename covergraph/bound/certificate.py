@@ -1,0 +1,247 @@
+"""The certificate: Theorem 3 evaluated, with each of its terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy
+
+from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
+from covergraph.bound.derive import Bound, Contribution
+from covergraph.bound.paper import PaperValue
+from covergraph.bound.paper_values import paper_values
+from covergraph.bound.product import ProductBound, product_of_lipschitz
+from covergraph.bound.rademacher import check_delta, complexity, deviation, dudley, one_step, samples_needed
+from covergraph.errors import ForeignModelError, ParameterError
+from covergraph.graph.losses import GAMMA
+from covergraph.values import Floats, Measurements, Parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+ROUNDING = 1 + 1e-9
+"""Covers the rounding of the double arithmetic that evaluates the closed forms."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one covered class contributes: weight K_g, root E_g, and its share of C^(2/3)."""
+
+    contribution: Contribution
+    weight: float
+    root: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """With probability >= 1 - delta over the sample: E[l] <= E[z] <= `value`, the sum of three terms.
+
+    training: mean of z over the sample; complexity_term: 2 Rad_S, by the smaller of two routes; deviation_term:
+    3 ((ln(2/delta) + union cost)/(2n))^(1/2). For a margin loss E[l] bounds the error. `vacuous`: value >= 1.
+    """
+
+    bound: Bound
+    measurements: Measurements
+    parameters: Parameters
+    delta: float
+    C: float
+    route: str
+    training: float
+    complexity_term: float
+    deviation_term: float
+    union_cost: float
+    samples_needed: float | None
+    shares: tuple[Share, ...]
+    constants: ReleaseLipschitz
+    product: ProductBound
+    paper: tuple[PaperValue, ...]
+
+    @property
+    def n(self) -> int:
+        """The number of samples, all measured."""
+        return self.measurements.n
+
+    @property
+    def normalized(self) -> float:
+        """C / sqrt(n)."""
+        return self.C / math.sqrt(self.n)
+
+    @property
+    def log10(self) -> float:
+        """log10 of C / sqrt(n)."""
+        return math.log10(self.normalized) if self.C > 0 else -math.inf
+
+    @property
+    def value(self) -> float:
+        """The certified bound."""
+        return (self.training + self.complexity_term + self.deviation_term) * ROUNDING
+
+    @property
+    def vacuous(self) -> bool:
+        """A bound of 1 or more says nothing about a loss in [0, 1]."""
+        return self.value >= 1
+
+    def explain(self) -> str:
+        """Three sentences for a human."""
+        from covergraph.report.explain import explain
+
+        return explain(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a contribution: node, class, K_g, E_g, share, entropy source."""
+        from covergraph.report.frames import contributions_frame
+
+        return contributions_frame(self)
+
+    def to_latex(self) -> str:
+        """A LaTeX fragment with the numbers of every term."""
+        from covergraph.report.latex import certificate_fragment
+
+        return certificate_fragment(self)
+
+    def plot(self) -> Figure:
+        """Shares of the contributions, and the terms of the certificate."""
+        from covergraph.report.plots import plot_certificate
+
+        return plot_certificate(self)
+
+    def _repr_html_(self) -> str:
+        from covergraph.report.frames import certificate_html
+
+        return certificate_html(self)
+
+    def _repr_latex_(self) -> str:
+        return f"$$\n{self.to_latex()}\n$$"
+
+    def __repr__(self) -> str:
+        word = "vacuous" if self.vacuous else "non-vacuous"
+        return (
+            f"Certificate({self.value:.4g}, {word}: training {self.training:.4g} + complexity "
+            f"{self.complexity_term:.4g} + deviation {self.deviation_term:.4g}; C/sqrt(n) = {self.normalized:.4g})"
+        )
+
+
+def certify(
+    bound: Bound, measurements: Measurements, parameters: Parameters, delta: float, choices: int = 1
+) -> Certificate:
+    """Evaluate Theorem 3 at the parameters (see `Bound.evaluate`)."""
+    check_same_model(bound, measurements)
+    check_delta(delta)
+    _check_membership(measurements, parameters)
+    tau = loss_slope(bound, parameters)
+    constants = release_lipschitz(bound.augmented, tau, parameters.s, parameters.kappa, bound.taubar)
+    shares = _shares(bound, constants, measurements, parameters)
+    C = complexity([s.weight for s in shares], [s.root for s in shares]) * ROUNDING
+    training = float(np.mean(augmented_loss(bound, measurements, parameters)))
+    cost = parameters.union_cost + math.log(choices)
+    n = measurements.n
+    routes = {"Dudley": dudley(C, n), "one step": one_step(C, n)}
+    route = min(routes, key=lambda name: routes[name])
+    return Certificate(
+        bound,
+        measurements,
+        parameters,
+        delta,
+        C,
+        route,
+        training,
+        2 * routes[route],
+        deviation(n, delta, cost),
+        cost,
+        samples_needed(training, C, delta, cost),
+        shares,
+        constants,
+        product_of_lipschitz(bound, measurements, tau),
+        paper_values(bound, measurements, parameters, constants, delta, C, tau),
+    )
+
+
+def loss_slope(bound: Bound, parameters: Parameters) -> float:
+    """tau_l as a number; raises `ParameterError` if a margin loss has no positive gamma."""
+    if bound.augmented.loss.has_margin and not (parameters.gamma and parameters.gamma > 0):
+        raise ParameterError(f"bound: gamma is {parameters.gamma}, expected a positive number; use choose(...)")
+    value = bound.tau.subs(GAMMA, sympy.Float(parameters.gamma, 30)) if parameters.gamma else bound.tau
+    return float(value) * (1 + 2**-50)
+
+
+def augmented_loss(bound: Bound, measurements: Measurements, parameters: Parameters) -> Floats:
+    """z on every sample, from the upper ends of its norms: shape (n,)."""
+    if measurements.margins is not None:
+        assert parameters.gamma is not None
+        loss = np.clip(1 - measurements.margins / parameters.gamma, 0, 1)
+    else:
+        assert measurements.losses is not None
+        loss = measurements.losses
+    product = np.ones(measurements.n)
+    for v in bound.augmented.hidden:
+        product *= _indicator(measurements.hidden_values[v], _lookup(parameters.s, v, "s"))
+    for pair in bound.augmented.pair_names:
+        product *= _indicator(measurements.pair_values[pair], _lookup(parameters.kappa, pair, "kappa"))
+    result: Floats = 1 + (loss - 1) * product
+    return result
+
+
+def _indicator(values: Floats, threshold: float) -> Floats:
+    result: Floats = np.clip(2 - values / threshold, 0, 1)
+    return result
+
+
+def _lookup(values: Mapping[Any, float], key: Any, symbol: str) -> float:
+    if key not in values:
+        raise ParameterError(f"bound: the parameters have no {symbol} for {key!r}; use choose(...)")
+    return values[key]
+
+
+def _shares(
+    bound: Bound, constants: ReleaseLipschitz, measurements: Measurements, parameters: Parameters
+) -> tuple[Share, ...]:
+    rows = [(c, *weight_and_root(bound, c, constants, measurements, parameters)) for c in bound.contributions]
+    total = sum((K * E) ** (2 / 3) for _, K, E in rows)
+    return tuple(Share(c, K, E, (K * E) ** (2 / 3) / total if total else 0.0) for c, K, E in rows)
+
+
+def weight_and_root(
+    bound: Bound,
+    contribution: Contribution,
+    constants: ReleaseLipschitz,
+    measurements: Measurements,
+    parameters: Parameters,
+) -> tuple[float, float]:
+    """K_g and E_g of one covered class as numbers."""
+    name, entropy = contribution.node, contribution.entropy
+    (u,) = bound.graph[name].predecessors
+    if contribution.kind == "derivative":
+        b = _lookup(parameters.b, name, "b")
+        return constants.jacobian(name, u), math.sqrt(2 * b**2 * entropy.gain * math.log(entropy.derivative_count))
+    data_only = u in bound.graph.data_only
+    radius = measurements.root_mean_square[u].upper if data_only else 2 * _lookup(parameters.s, u, "s")
+    a = _lookup(parameters.a, name, "a")
+    coefficient = a**2 * (entropy.gain * radius**2 + entropy.positions)
+    return constants.hidden(name), math.sqrt(2 * coefficient * math.log(entropy.count))
+
+
+def check_same_model(bound: Bound, measurements: Measurements) -> None:
+    """Raise `ForeignModelError` if the measurements are not of the bound's model."""
+    if measurements.fingerprint != bound.graph.fingerprint:
+        raise ForeignModelError(
+            f"bound: the measurements have the fingerprint {measurements.fingerprint!r}, expected "
+            f"{bound.graph.fingerprint!r}; measure the model that was traced, with the same weights"
+        )
+
+
+def _check_membership(measurements: Measurements, parameters: Parameters) -> None:
+    """The class radii a, b must not be below the measured distances (rounding aside)."""
+    for symbol, radii in (("a", parameters.a), ("b", parameters.b)):
+        for name, layer in measurements.layers.items():
+            measured: float = getattr(layer, symbol).lower
+            if _lookup(radii, name, symbol) < measured:
+                raise ParameterError(
+                    f"bound: {symbol} of {name!r} is {radii[name]:.6g}, expected at least the measured distance "
+                    f"{measured:.6g}: the trained network must lie in the class; raise it"
+                )

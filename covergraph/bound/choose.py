@@ -1,0 +1,96 @@
+"""The visible step between measuring and certifying: which numbers the bound is stated at (Proposition 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from covergraph.bound.certificate import certify, check_same_model
+from covergraph.bound.derive import Bound
+from covergraph.bound.rademacher import grid_down, grid_up, union_cost
+from covergraph.errors import MarginError, ParameterError
+from covergraph.values import Floats, Measurement, Measurements, Parameters
+
+QUANTILES = (0.0, 0.01, 0.05, 0.10, 0.25)
+
+
+def choose(
+    bound: Bound,
+    measurements: Measurements,
+    quantile: float | Literal["auto"] = "auto",
+    grid: float = 1.05,
+    floor: float | None = None,
+) -> Parameters:
+    """Round the measured numbers outwards on the grid beta^m and pick gamma; the union cost is recorded.
+
+    s, kappa, a, b: the measured maxima (upper ends), at least `floor` (default 1/k, k the position of the
+    output), rounded up. gamma: the given quantile of the margins rounded down; "auto" takes that of 0, 1, 5, 10,
+    25 % whose certificate is smallest. `grid` and `floor` must be fixed before the data are seen.
+    Raises `MarginError` if no margin is positive, `ParameterError` for a grid <= 1 or a quantile outside [0, 1).
+    """
+    check_same_model(bound, measurements)
+    if not grid > 1:
+        raise ParameterError(f"choose: the grid is {grid}, expected a ratio above 1, e.g. 1.05")
+    floor = 1 / max(bound.symbols.last, 1) if floor is None else floor
+    if not floor > 0:
+        raise ParameterError(f"choose: the floor is {floor}, expected a positive number, e.g. 1/k")
+    rounded = _rounded(bound, measurements, grid, floor)
+    candidates = [_parameters(rounded, gamma, q, grid, floor) for q, gamma in _gammas(bound, measurements, quantile)]
+    return min(candidates, key=lambda p: (certify(bound, measurements, p, 0.05).value, -(p.gamma or 0)))
+
+
+def _rounded(bound: Bound, measured: Measurements, grid: float, floor: float) -> dict[str, dict[Any, int]]:
+    """Exponents of s, kappa, a, b."""
+
+    def up(values: Mapping[Any, Measurement]) -> dict[Any, int]:
+        return {key: grid_up(max(value.upper, floor), grid) for key, value in values.items()}
+
+    return {
+        "s": up({v: measured.hidden[v] for v in bound.augmented.hidden}),
+        "kappa": up({pair: measured.pairs[pair] for pair in bound.augmented.pair_names}),
+        "a": up({name: layer.a for name, layer in measured.layers.items()}),
+        "b": up({name: layer.b for name, layer in measured.layers.items()}),
+    }
+
+
+def _parameters(
+    exponents: dict[str, dict[Any, int]], gamma: float | None, quantile: float | None, grid: float, floor: float
+) -> Parameters:
+    m = None if gamma is None else grid_down(gamma, grid)
+    used = [e for table in exponents.values() for e in table.values()] + ([] if m is None else [m])
+    values = {name: {key: grid**e for key, e in table.items()} for name, table in exponents.items()}
+    return Parameters(
+        None if m is None else grid**m,
+        **values,
+        union_cost=union_cost(used),
+        grid=grid,
+        quantile=quantile,
+        floor=floor,
+    )
+
+
+def _gammas(
+    bound: Bound, measured: Measurements, quantile: float | Literal["auto"]
+) -> list[tuple[float | None, float | None]]:
+    """Candidates (quantile, gamma > 0); quantiles of the positive margins if all others are not positive."""
+    if not bound.augmented.loss.has_margin:
+        return [(None, None)]
+    assert measured.margins is not None
+    wanted = QUANTILES if quantile == "auto" else (float(quantile),)
+    if not all(0 <= q < 1 for q in wanted):
+        raise ParameterError(f"choose: the quantile is {quantile}, expected a number in [0, 1) or 'auto'")
+    positive: Floats = measured.margins[measured.margins > 0]
+    if not len(positive):
+        raise MarginError(
+            f"choose: the largest of {measured.n} margins is {measured.margins.max():.3g}, expected a positive one; "
+            "train the network further, or pass a loss of your own with LipschitzLoss"
+        )
+    for margins in (measured.margins, positive):
+        found = [(q, float(np.quantile(margins, q, method="lower"))) for q in wanted]
+        usable: list[tuple[float | None, float | None]] = [(q, g) for q, g in found if g > 0 and math.isfinite(g)]
+        if usable:
+            return usable
+    raise MarginError("choose: no margin is positive and finite")

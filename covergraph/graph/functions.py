@@ -1,0 +1,67 @@
+"""Element-wise functions as rows: a name, the symbolic expression, and the way to evaluate it.
+
+The constants of a row (sup|phi'|, sup|phi''|) are never written here: they are derived from the expression by
+`covergraph.rules.suprema` (Lemma 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import sympy
+import torch
+from torch import Tensor
+
+T = sympy.Symbol("t", real=True)
+
+
+@dataclass(frozen=True)
+class ScalarFunction:
+    """A function phi: R -> R applied to every entry of an activation.
+
+    `expression` is phi in the symbol `T`; `evaluate` computes it on tensors (any shape, twice differentiable
+    by autograd) and is not part of the value's identity.
+    """
+
+    name: str
+    expression: sympy.Expr
+    evaluate: Callable[[Tensor], Tensor] = field(compare=False, repr=False)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """phi'(x), entry by entry, same shape as x; itself differentiable."""
+        return torch.func.jvp(self.evaluate, (x,), (torch.ones_like(x),))[1]
+
+    @property
+    def is_affine(self) -> bool:
+        """True if phi'' = 0, so that the derivative does not vary."""
+        return bool(sympy.diff(self.expression, T, 2) == 0)
+
+
+def affine(scale: float, shift: float) -> ScalarFunction:
+    """phi(t) = scale * t + shift, with fixed numbers (not parameters)."""
+
+    def evaluate(x: Tensor) -> Tensor:
+        return scale * x + shift
+
+    a, b = (sympy.nsimplify(c, rational=True) for c in (scale, shift))
+    return ScalarFunction(f"affine({scale:g}, {shift:g})", a * T + b, evaluate)
+
+
+_F = torch.nn.functional
+TANH = ScalarFunction("tanh", sympy.tanh(T), torch.tanh)
+SIGMOID = ScalarFunction("sigmoid", 1 / (1 + sympy.exp(-T)), torch.sigmoid)
+SOFTPLUS = ScalarFunction("softplus", sympy.log(1 + sympy.exp(T)), lambda x: _F.softplus(x, threshold=60.0))
+GELU = ScalarFunction("gelu", T * (1 + sympy.erf(T / sympy.sqrt(2))) / 2, _F.gelu)
+GELU_TANH = ScalarFunction(
+    "gelu_tanh",
+    T * (1 + sympy.tanh(sympy.sqrt(2 / sympy.pi) * (T + sympy.Rational(44715, 10**6) * T**3))) / 2,
+    lambda x: _F.gelu(x, approximate="tanh"),
+)
+SILU = ScalarFunction("silu", T / (1 + sympy.exp(-T)), _F.silu)
+ELU = ScalarFunction("elu", sympy.Piecewise((sympy.exp(T) - 1, T < 0), (T, True)), _F.elu)
+SIN = ScalarFunction("sin", sympy.sin(T), torch.sin)
+COS = ScalarFunction("cos", sympy.cos(T), torch.cos)
+NEGATE = ScalarFunction("neg", -T, torch.neg)
+
+ROWS: tuple[ScalarFunction, ...] = (TANH, SIGMOID, SOFTPLUS, GELU, GELU_TANH, SILU, ELU, SIN, COS, NEGATE)

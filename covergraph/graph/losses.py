@@ -1,0 +1,111 @@
+"""Losses with values in [0, 1] whose Lipschitz constant tau_l in the output is known (Lemma 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import sympy
+import torch
+from torch import Tensor
+
+from covergraph.errors import LabelError, UnsupportedOperationError
+from covergraph.graph.node import Node
+
+GAMMA = sympy.Symbol("gamma", positive=True)
+
+
+class Loss:
+    """l(h_k, y) in [0, 1], tau-Lipschitz in h_k for every y."""
+
+    name: str
+
+    def tau(self, output: Node) -> sympy.Expr:
+        """tau_l, a symbolic expression (in `GAMMA` for a margin loss)."""
+        raise NotImplementedError
+
+    def evaluate(self, output: Tensor, labels: Tensor, gamma: float | None) -> Tensor:
+        """l on a batch, shape (batch,)."""
+        raise NotImplementedError
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether the loss has the parameter gamma and bounds the 0-1 loss from above."""
+        return False
+
+
+@dataclass(frozen=True)
+class MarginLoss(Loss):
+    """The ramp clip(1 - m/gamma, 0, 1) of the margin m; tau = sqrt(2)/gamma, and 1/gamma for one logit.
+
+    Two or more logits: m = h_y - max_{j != y} h_j with y in {0, ..., classes-1}. One logit: m = (2y - 1) h with y
+    in {0, 1}. It is at least the 0-1 loss.
+    """
+
+    name: str = "margin"
+
+    @property
+    def has_margin(self) -> bool:
+        return True
+
+    def tau(self, output: Node) -> sympy.Expr:
+        if len(output.shape) > 1:
+            raise UnsupportedOperationError(
+                f"loss: the margin loss needs one vector of logits, but the output {output.name!r} has shape "
+                f"{output.shape}; flatten it, pick another with output=, or pass LipschitzLoss(l, tau)"
+            )
+        return (sympy.Integer(1) if output.size == 1 else sympy.sqrt(2)) / GAMMA
+
+    def margins(self, output: Tensor, labels: Tensor) -> Tensor:
+        """m(h, y) per sample, shape (batch,). Raises `LabelError` on labels out of range."""
+        logits = output.flatten(1)
+        classes = logits.shape[1]
+        labels = check_labels(labels, logits.shape[0], max(classes, 2))
+        if classes == 1:
+            return (2 * labels - 1) * logits[:, 0]
+        chosen = logits.gather(1, labels[:, None])[:, 0]
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        return chosen - others.amax(1)
+
+    def evaluate(self, output: Tensor, labels: Tensor, gamma: float | None) -> Tensor:
+        assert gamma is not None
+        return (1 - self.margins(output, labels) / gamma).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LipschitzLoss(Loss):
+    """The user's own loss: `function(output, y) -> (batch,)` in [0, 1], `lipschitz`-Lipschitz in the output.
+
+    The Lipschitz constant is the user's statement; the range is checked on every sample.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    lipschitz: float
+    name: str = field(default="user")
+
+    def tau(self, output: Node) -> sympy.Expr:
+        return sympy.Float(self.lipschitz)
+
+    def evaluate(self, output: Tensor, labels: Tensor, gamma: float | None) -> Tensor:
+        values = self.function(output, labels)
+        if values.shape != (output.shape[0],) or bool(((values < 0) | (values > 1)).any()):
+            raise LabelError(
+                f"loss {self.name!r}: values of shape {tuple(values.shape)} in [{float(values.min()):.3g}, "
+                f"{float(values.max()):.3g}], expected one value in [0, 1] per sample; rescale the loss"
+            )
+        return values
+
+
+def check_labels(labels: Tensor, batch: int, classes: int) -> Tensor:
+    """Labels as int64 of shape (batch,); raises `LabelError` naming the first sample out of range."""
+    flat = labels.reshape(-1)
+    if flat.shape[0] != batch:
+        raise LabelError(f"labels: {flat.shape[0]} labels for {batch} samples; expected one label per sample")
+    whole = flat.to(torch.int64)
+    bad = ((whole < 0) | (whole >= classes) | (whole != flat)).nonzero()
+    if len(bad):
+        i = int(bad[0])
+        raise LabelError(
+            f"labels: sample {i} of the batch has label {flat[i].item()}, expected an integer in 0..{classes - 1}"
+        )
+    return whole

@@ -1,0 +1,40 @@
+"""Norms with both ends: the value as computed, widened by what rounding can have done to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from covergraph.values import Floats, Kind, Measurement
+
+
+def spectral_norms(matrices: Tensor) -> Tensor:
+    """||.||_op of a batch of dense matrices (batch, m, d), by the eigenvalues of the smaller Gram matrix."""
+    m, d = matrices.shape[1:]
+    gram = matrices @ matrices.mT if m <= d else matrices.mT @ matrices
+    if min(m, d) == 1:
+        return gram.reshape(-1).clamp_min(0).sqrt()
+    return torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt()
+
+
+def rounding(dtype: torch.dtype, *sizes: int) -> float:
+    """Relative rounding error allowed for a norm of a matrix with these sides: (sum of sides)^2 * eps.
+
+    The Gram matrix has relative errors of at most (side * eps) in Frobenius norm, hence side^2 * eps relative to
+    its largest eigenvalue, and a backward stable eigensolver adds a term of the same form. The entries of the
+    matrix are taken as computed.
+    """
+    return float(torch.finfo(dtype).eps * sum(sizes) ** 2)
+
+
+def largest(values: Floats, relative: float, norm: str, kind: Kind = "exact") -> Measurement:
+    """The maximum over samples of non-negative upper ends, which are `relative` above the computed values."""
+    sample = int(values.argmax())
+    upper = float(values[sample])
+    lower = upper * (1 - relative) / (1 + relative) if kind == "exact" else 0.0
+    return Measurement(max(lower, 0.0), upper, kind, norm, sample)
+
+
+def exact(value: float, relative: float, norm: str) -> Measurement:
+    """A number computed once, with its rounding error."""
+    return Measurement(max(value * (1 - relative), 0.0), value * (1 + relative), "exact", norm)

@@ -1,0 +1,98 @@
+"""What a measured number is: its ends, its kind, its norm; and the parameters chosen from such numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["exact", "certified", "estimate"]
+"""exact: the value up to rounding, which the ends enclose; certified: [lower, upper] encloses the value;
+estimate: neither end is guaranteed (never used in a certificate)."""
+
+Pair = tuple[str, str]
+"""(w, a): the total derivative D_{w<-a} of node w with respect to node a."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number in [lower, upper], with its kind, its norm, and the sample that attains it (if any)."""
+
+    lower: float
+    upper: float
+    kind: Kind
+    norm: str
+    sample: int | None = None
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.lower <= self.upper, f"a measurement needs 0 <= {self.lower} <= {self.upper}"
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """Sizes of a covered node's parameters W (with bias b): what the entropies and comparisons need.
+
+    a = ||[W b]^T - [A b_A]^T||_{2,1} and b = ||W - B||_{1,1}, distances to the reference weights;
+    a_zero, b_zero: the same to 0, without bias; operator: ||.||_op of the layer's true linear map;
+    bias: ||b||, or None without bias.
+    """
+
+    a: Measurement
+    b: Measurement
+    a_zero: Measurement
+    b_zero: Measurement
+    operator: Measurement
+    bias: Measurement | None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Everything that was measured on one model and one sample; all n samples were measured.
+
+    hidden[v]: max ||h_v||; pairs[w, a]: max ||D_{w<-a}||_op; root_mean_square[v]: (mean ||h_v||^2)^(1/2) of
+    data-only nodes. The per-sample arrays (n,) hold upper ends of norms; `margins` is None for a user's own loss,
+    whose values are then in `losses`.
+    """
+
+    n: int
+    fingerprint: str
+    dtype: str
+    reference: Literal["initial weights", "zero"]
+    hidden: Mapping[str, Measurement]
+    pairs: Mapping[Pair, Measurement]
+    root_mean_square: Mapping[str, Measurement]
+    layers: Mapping[str, LayerSize]
+    margins: Floats | None
+    losses: Floats | None
+    hidden_values: Mapping[str, Floats] = field(repr=False)
+    pair_values: Mapping[Pair, Floats] = field(repr=False)
+
+    @property
+    def training_error(self) -> float | None:
+        """Share of samples with margin <= 0 (a tie counts as an error); None for a user's own loss."""
+        return None if self.margins is None else float(np.mean(self.margins <= 0))
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The numbers that make z and its class: gamma, s_v, kappa_{w<-a}, and the class radii a_v, b_v.
+
+    `union_cost` is what their choice after seeing the data adds to ln(1/delta) (Proposition 6): 0 if they were
+    fixed in advance. `grid` is beta; `quantile` says which quantile of the margins gave gamma.
+    """
+
+    gamma: float | None
+    s: Mapping[str, float]
+    kappa: Mapping[Pair, float]
+    a: Mapping[str, float]
+    b: Mapping[str, float]
+    union_cost: float = 0.0
+    grid: float | None = None
+    quantile: float | None = None
+    floor: float = 0.0
+    notes: Mapping[str, Any] = field(default_factory=dict)
