@@ -1,0 +1,7 @@
+"""Networks and small data sets for the demo, the tests and the experiments; installed as ``covergraph.models``."""
+
+from __future__ import annotations
+
+# Imported as top-level `models`, every class would exist twice and isinstance checks would fail far from here.
+if not __name__.startswith("covergraph."):
+    raise ImportError(f"imported as {__name__!r}, expected 'covergraph.models': write `import covergraph.models`")
