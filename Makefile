@@ -1,0 +1,54 @@
+# Every target sets itself up: the first one installs the project into .venv, or into the environment that is
+# active (not under CI). PYTHON chooses the interpreter of a new .venv; pip's own settings are left alone.
+
+PYTHON ?= python3
+VENV ?= $(if $(CI),.venv,$(or $(VIRTUAL_ENV),.venv))
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs mutation bench clean
+
+help:
+	@echo "make demo      bounds of three networks trained on real images"
+	@echo "make test      lint, types and tests"
+	@echo "make lint      ruff and mypy alone"
+	@echo "make docs      what docs/ shows, computed again"
+	@echo "make mutation  break the theorems' terms one by one; the tests must notice each"
+	@echo "make bench     timings and growth"
+	@echo "make clean     remove .venv, caches and builds"
+
+# An environment may serve another clone, or have moved with its folder: the stamp names the clone it was made for.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): pyproject.toml setup.py .ci/constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -c .ci/constraints.txt -e '.[dev]'
+	echo '$(CURDIR)' > $@
+
+demo: $(STAMP)
+	$(VENV)/bin/covergraph demo
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+# One thread per worker: two workers with two threads each would fight for two cores.
+test: export OMP_NUM_THREADS = 1
+test: lint
+	$(PY) -m pytest -n 2 --ignore=tests/benchmarks
+
+docs: $(STAMP)
+	$(PY) docs/build.py
+
+mutation: $(STAMP)
+	$(PY) tests/mutation.py
+
+bench: $(STAMP)
+	$(PY) -m pytest tests/benchmarks -q -s
+
+clean:
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
