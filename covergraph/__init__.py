@@ -1,0 +1,36 @@
+"""covergraph: a symbolic covering engine for neural networks."""
+
+from covergraph.api import Analysis, analyze
+from covergraph.bound.certificate import Certificate
+from covergraph.bound.choose import choose
+from covergraph.bound.derive import Bound, derive
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.functions import ScalarFunction
+from covergraph.graph.losses import LipschitzLoss, MarginLoss
+from covergraph.graph.node import Node
+from covergraph.measure.measure import measure
+from covergraph.passes.augment import augment
+from covergraph.tracers import trace
+from covergraph.values import Measurement, Measurements, Parameters
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Analysis",
+    "Bound",
+    "Certificate",
+    "ComputationGraph",
+    "LipschitzLoss",
+    "MarginLoss",
+    "Measurement",
+    "Measurements",
+    "Node",
+    "Parameters",
+    "ScalarFunction",
+    "analyze",
+    "augment",
+    "choose",
+    "derive",
+    "measure",
+    "trace",
+]

@@ -5,3 +5,12 @@ from __future__ import annotations
 # Imported as top-level `models`, every class would exist twice and isinstance checks would fail far from here.
 if not __name__.startswith("covergraph."):
     raise ImportError(f"imported as {__name__!r}, expected 'covergraph.models': write `import covergraph.models`")
+
+from covergraph.models.convolutional import ConvNet
+from covergraph.models.demo import DEMO, DemoNetwork
+from covergraph.models.digits import load_digits
+from covergraph.models.mlp import MLP
+from covergraph.models.residual import ResidualMLP
+from covergraph.models.training import error, train
+
+__all__ = ["DEMO", "MLP", "ConvNet", "DemoNetwork", "ResidualMLP", "error", "load_digits", "train"]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sympy
 
-from covergraph.bound.symbols import N, Symbols
+from covergraph.bound.symbols import Symbols
 from covergraph.bound.tables import IndexedSum
+from covergraph.bound.theorem import CERTIFICATE, RADEMACHER
 from covergraph.errors import GraphError
 from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
@@ -92,6 +93,16 @@ class Bound:
         third = sympy.Rational(2, 3)
         total = sympy.Add(*[(g.weight * g.E) ** third for g in self.contributions], evaluate=False)
         return sympy.Pow(total, sympy.Rational(3, 2), evaluate=False)
+
+    @property
+    def rademacher(self) -> Mapping[str, sympy.Expr]:
+        """Both routes from C to the Rademacher complexity, in the symbols C and n."""
+        return RADEMACHER
+
+    @property
+    def certificate(self) -> sympy.Expr:
+        """The right side of Theorem 3, in the symbols C, n, delta, the training value and the union cost."""
+        return CERTIFICATE
 
     @cached_property
     def paper(self) -> tuple[PaperExpression, ...]:
@@ -213,13 +224,3 @@ def _upper(value: sympy.Expr) -> float:
     """A double that is not below an exact positive expression."""
     return float(sympy.N(value, 30)) * (1 + 2**-50)
 
-
-def rademacher_dudley(C: sympy.Expr) -> sympy.Expr:
-    """12 (C/sqrt n)(1 + ln(sqrt n/(12 C))), valid if 12 C < sqrt n (Proposition 4)."""
-    ratio = C / sympy.sqrt(N)
-    return 12 * ratio * (1 + sympy.log(1 / (12 * ratio)))
-
-
-def rademacher_one_step(C: sympy.Expr) -> sympy.Expr:
-    """2^(3/4) (C/sqrt n)^(1/2) (Proposition 5)."""
-    return 2 ** sympy.Rational(3, 4) * sympy.sqrt(C / sympy.sqrt(N))

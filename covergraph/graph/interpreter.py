@@ -100,7 +100,7 @@ def edge_jacobian(node: Node, tail: str, slots: Sequence[Tensor], context: Conte
     basis = identity_tangents(source)
     tangents = [basis if name == tail else None for name in node.inputs]
     columns = tangent(node.operation, node, slots, tangents, context)
-    return columns.flatten(2).transpose(1, 2)
+    return columns.reshape(*columns.shape[:2], -1).transpose(1, 2)
 
 
 def identity_tangents(value: Tensor) -> Tensor:

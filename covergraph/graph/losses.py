@@ -58,7 +58,7 @@ class MarginLoss(Loss):
 
     def margins(self, output: Tensor, labels: Tensor) -> Tensor:
         """m(h, y) per sample, shape (batch,). Raises `LabelError` on labels out of range."""
-        logits = output.flatten(1)
+        logits = output.reshape(output.shape[0], -1)
         classes = logits.shape[1]
         labels = check_labels(labels, logits.shape[0], max(classes, 2))
         if classes == 1:

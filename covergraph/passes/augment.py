@@ -92,11 +92,11 @@ def _minimal(
 def _relevant_edges(
     base: ComputationGraph, curved: Mapping[str, Mapping[tuple[str, str], object]]
 ) -> list[tuple[int, int, list[int]]]:
-    """Edges (x, u, [u' with taubar_{x;u,u'} > 0]) whose Jacobian is learned or varies."""
+    """Edges (x, u, [u' with taubar_{x;u,u'} > 0]) whose Jacobian is learned or varies with learned values."""
     edges = []
     for node in base.nodes:
         for u in node.predecessors:
-            varying = [base.index[v] for (first, v) in curved[node.name] if first == u]
+            varying = [base.index[v] for (first, v) in curved[node.name] if first == u and v not in base.data_only]
             if varying or isinstance(node.operation, COVERED):
                 edges.append((base.index[node.name], base.index[u], varying))
     return edges

@@ -1,0 +1,39 @@
+"""The code in the documentation runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/adding_an_op.md"])
+def test_python_blocks_run(page: str) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert blocks, f"{page} has no python block"
+    exec(compile("\n".join(blocks), page, "exec"), {"__name__": "documentation"})
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_docstrings_cite_statements_that_exist() -> None:
+    stated = set(re.findall(r"(Theorem|Lemma|Proposition|Corollary|Definition) (\d+'?(?:\.\d+)?)", _mathematics()))
+    cited: set[tuple[str, str]] = set()
+    for folder in ("covergraph", "tracers"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if "paper" not in file.name:
+                cited |= set(re.findall(r"(Lemma|Proposition|Corollary|Definition) (\d+'?(?:\.\d+)?)", file.read_text()))
+    foreign = {("Lemma", "3.2"), ("Lemma", "4.1")}
+    assert cited - foreign <= stated
+    assert cited
+
+
+def _mathematics() -> str:
+    return (ROOT / "docs" / "mathematics.md").read_text()
