@@ -5,3 +5,7 @@ from __future__ import annotations
 # Imported as top-level `tracers`, every class would exist twice and isinstance checks would fail far from here.
 if not __name__.startswith("covergraph."):
     raise ImportError(f"imported as {__name__!r}, expected 'covergraph.tracers': write `import covergraph.tracers`")
+
+from covergraph.tracers.tracing import trace
+
+__all__ = ["trace"]

@@ -241,7 +241,8 @@ def _(operation: TotalDerivative, node: Node, slots: Sequence[Tensor], context: 
 
 @apply.register
 def _(operation: NormIndicator, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
-    return soft_indicator(slots[0].reshape(slots[0].shape[0], -1).norm(dim=1), _threshold(context.parameters.s, operation.node, "s"))
+    norms = slots[0].reshape(slots[0].shape[0], -1).norm(dim=1)
+    return soft_indicator(norms, _threshold(context.parameters.s, operation.node, "s"))
 
 
 @apply.register

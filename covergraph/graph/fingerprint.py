@@ -14,13 +14,13 @@ from covergraph.graph.node import Node
 
 
 def fingerprint(nodes: Iterable[Node], model: Any) -> str:
-    """Digest of the nodes and of the values of their parameters (cast to float64, so that the dtype of the
+    """Digest of the whole records of the nodes and of the values of their parameters (cast to float64, so that the dtype of the
     model, which `.double()` changes, does not matter). Raises `ForeignModelError` if a parameter is missing.
     """
     state = state_of(model)
     digest = hashlib.sha256()
     for node in nodes:
-        digest.update(node.text().encode())
+        digest.update(repr(node).encode())
         for _, name in node.parameters:
             if name not in state:
                 raise ForeignModelError(

@@ -30,6 +30,7 @@ class ScalarFunction:
 
     def derivative(self, x: Tensor) -> Tensor:
         """phi'(x), entry by entry, same shape as x; itself differentiable."""
+        x = x.contiguous()  # forward mode refuses expanded tensors
         return torch.func.jvp(self.evaluate, (x,), (torch.ones_like(x),))[1]
 
     @property
