@@ -139,7 +139,7 @@ def certify(
     shares = _shares(bound, constants, measurements, parameters)
     C = complexity([s.weight for s in shares], [s.root for s in shares]) * ROUNDING
     training = float(np.mean(augmented_loss(bound, measurements, parameters)))
-    cost = parameters.union_cost + math.log(choices)
+    cost = _union_cost(parameters, choices)
     n = measurements.n
     routes = {"Dudley": dudley(C, n), "one step": one_step(C, n)}
     route = min(routes, key=lambda name: routes[name])
@@ -226,12 +226,29 @@ def weight_and_root(
     return constants.hidden(name), math.sqrt(2 * coefficient * math.log(entropy.count))
 
 
+def _union_cost(parameters: Parameters, choices: int) -> float:
+    """What is paid for choosing after seeing the data; raises `ParameterError` for a negative price."""
+    if not choices >= 1:
+        raise ParameterError(f"bound: choices is {choices}, expected how many losses were tried, at least 1")
+    if not parameters.union_cost >= 0:
+        raise ParameterError(f"bound: the union cost is {parameters.union_cost}, expected at least 0; use choose(...)")
+    return parameters.union_cost + math.log(choices)
+
+
 def check_same_model(bound: Bound, measurements: Measurements) -> None:
-    """Raise `ForeignModelError` if the measurements are not of the bound's model."""
+    """Raise `ForeignModelError` if the measurements are not of the bound's model, `ParameterError` if they were
+    made for another loss or lack a pair.
+    """
     if measurements.fingerprint != bound.graph.fingerprint:
         raise ForeignModelError(
             f"bound: the measurements have the fingerprint {measurements.fingerprint!r}, expected "
             f"{bound.graph.fingerprint!r}; measure the model that was traced, with the same weights"
+        )
+    lacking = [pair for pair in bound.augmented.pair_names if pair not in measurements.pair_values]
+    if lacking or (measurements.margins is not None) != bound.augmented.loss.has_margin:
+        what = f"the pair {lacking[0]}" if lacking else f"the values of the loss {bound.augmented.loss.name!r}"
+        raise ParameterError(
+            f"bound: the measurements lack {what}; they were made for another mode or loss: measure with this bound"
         )
 
 
@@ -240,7 +257,7 @@ def _check_membership(measurements: Measurements, parameters: Parameters) -> Non
     for symbol, radii in (("a", parameters.a), ("b", parameters.b)):
         for name, layer in measurements.layers.items():
             measured: float = getattr(layer, symbol).lower
-            if _lookup(radii, name, symbol) < measured:
+            if not _lookup(radii, name, symbol) >= measured:
                 raise ParameterError(
                     f"bound: {symbol} of {name!r} is {radii[name]:.6g}, expected at least the measured distance "
                     f"{measured:.6g}: the trained network must lie in the class; raise it"

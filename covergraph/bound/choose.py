@@ -32,10 +32,10 @@ def choose(
     Raises `MarginError` if no margin is positive, `ParameterError` for a grid <= 1 or a quantile outside [0, 1).
     """
     check_same_model(bound, measurements)
-    if not grid > 1:
+    if not 1 < grid < math.inf:
         raise ParameterError(f"choose: the grid is {grid}, expected a ratio above 1, e.g. 1.05")
     floor = 1 / max(bound.symbols.last, 1) if floor is None else floor
-    if not floor > 0:
+    if not 0 < floor < math.inf:
         raise ParameterError(f"choose: the floor is {floor}, expected a positive number, e.g. 1/k")
     rounded = _rounded(bound, measurements, grid, floor)
     candidates = [_parameters(rounded, gamma, q, grid, floor) for q, gamma in _gammas(bound, measurements, quantile)]

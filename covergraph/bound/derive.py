@@ -56,6 +56,9 @@ class ByNode(Mapping[Any, sympy.Expr]):
             self._made[key] = self._make(key)
         return self._made[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self._keys)
 

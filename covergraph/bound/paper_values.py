@@ -48,6 +48,9 @@ def paper_values(
             case "eq. (4)":
                 return _equation_4(bound, measurements, parameters, constants) + tail, "entropies s^2/eps^2"
             case "Theorem 5.1":
+                zero = _zero_norm(bound, measurements)
+                if zero:
+                    return None, zero
                 return theorem_51(bound, measurements, parameters.gamma or 0.0, tail), "at the certificate's gamma"
             case "Theorem 1.1":
                 return _theorem_11(bound, measurements, parameters.gamma or 0.0, tail)
@@ -69,6 +72,15 @@ def _equation_4(bound: Bound, measurements: Measurements, parameters: Parameters
         radius = parameters.s.get(u) or measurements.root_mean_square[u].upper
         total += (constants.hidden(name) * radius) ** (2 / 3)
     return float(total**1.5 / math.sqrt(measurements.n))
+
+
+def _zero_norm(bound: Bound, measurements: Measurements) -> str:
+    """Why Theorem 5.1, which divides by every t and sigma, has no value here at xi = 0; empty if it has one."""
+    layers, _ = layers_of(bound)
+    norms = {f"t of {v!r}": measurements.hidden[v] for v in layers[2::2]}
+    norms |= {f"sigma of {(w, a)}": measurements.pairs[w, a] for w in layers[1:] for a in layers[: layers.index(w)]}
+    zeros = [name for name, norm in norms.items() if norm.upper == 0]
+    return f"it divides by {zeros[0]}, which is 0 (xi = 0)" if zeros else ""
 
 
 def theorem_51(bound: Bound, measurements: Measurements, gamma: float, tail: float) -> float:
@@ -99,7 +111,7 @@ def _sigmas(layers: tuple[str, ...], measurements: Measurements) -> tuple[Floats
     for w in range(1, len(layers)):
         for a in range(w):
             K[w, a] = measurements.pairs[layers[w], layers[a]].upper
-            R[w, a] = 1 / K[w, a] if K[w, a] > 0 else math.inf
+            R[w, a] = 1 / K[w, a]
     return K, R
 
 

@@ -20,6 +20,13 @@ from covergraph.errors import MissingPairError
 class Missing(sympy.Symbol):
     """The bound of a total derivative whose pair is not in P: it can be multiplied by 0, but not read."""
 
+    def doit(self, **hints: Any) -> sympy.Expr:
+        """Raises `MissingPairError`: there is no number to put here."""
+        raise MissingPairError(
+            f"the expression reads {self}, whose pair is not in P (an absent pair is unbounded, not 0); "
+            'augment with mode="minimal" or "paper"'
+        )
+
 
 class Table(sympy.IndexedBase):
     """A table of expressions over integer indices.
@@ -72,12 +79,8 @@ class IndexedSum(sympy.Sum):
     def doit(self, **hints: Any) -> sympy.Expr:
         """The expanded sum of the non-zero terms. Raises `MissingPairError` if it reads a pair outside P."""
         result = sympy.Add(*_terms(self.function, tuple(reversed(self.limits))))
-        missing = sorted(result.atoms(Missing), key=str)
-        if missing:
-            raise MissingPairError(
-                f"the sum reads {missing[0]}, whose pair is not in P (an absent pair is unbounded, not 0); "
-                'augment with mode="minimal" or "paper"'
-            )
+        for entry in sorted(result.atoms(Missing), key=str):
+            entry.doit()
         return result
 
     def _latex(self, printer: Any) -> str:

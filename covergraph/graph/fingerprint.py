@@ -14,8 +14,10 @@ from covergraph.graph.node import Node
 
 
 def fingerprint(nodes: Iterable[Node], model: Any) -> str:
-    """Digest of the whole records of the nodes and of the values of their parameters (cast to float64, so that the dtype of the
-    model, which `.double()` changes, does not matter). Raises `ForeignModelError` if a parameter is missing.
+    """Digest of the nodes' whole records and of the values of their parameters.
+
+    Values are cast to float64, so that `.double()` does not make another model. Raises `ForeignModelError` if a
+    parameter is missing.
     """
     state = state_of(model)
     digest = hashlib.sha256()

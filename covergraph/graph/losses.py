@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from covergraph.errors import LabelError, UnsupportedOperationError
+from covergraph.errors import LabelError, ParameterError, UnsupportedOperationError
 from covergraph.graph.node import Node
 
 GAMMA = sympy.Symbol("gamma", positive=True)
@@ -76,19 +76,26 @@ class MarginLoss(Loss):
 class LipschitzLoss(Loss):
     """The user's own loss: `function(output, y) -> (batch,)` in [0, 1], `lipschitz`-Lipschitz in the output.
 
-    The Lipschitz constant is the user's statement; the range is checked on every sample.
+    The Lipschitz constant is the user's statement; the range is checked on every sample. Raises `ParameterError`
+    for a constant that is not positive and finite.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
     lipschitz: float
     name: str = field(default="user")
 
+    def __post_init__(self) -> None:
+        if not 0 < self.lipschitz < float("inf"):
+            raise ParameterError(
+                f"loss {self.name!r}: the Lipschitz constant is {self.lipschitz}, expected a positive number"
+            )
+
     def tau(self, output: Node) -> sympy.Expr:
         return sympy.Float(self.lipschitz)
 
     def evaluate(self, output: Tensor, labels: Tensor, gamma: float | None) -> Tensor:
         values = self.function(output, labels)
-        if values.shape != (output.shape[0],) or bool(((values < 0) | (values > 1)).any()):
+        if values.shape != (output.shape[0],) or not bool(((values >= 0) & (values <= 1)).all()):
             raise LabelError(
                 f"loss {self.name!r}: values of shape {tuple(values.shape)} in [{float(values.min()):.3g}, "
                 f"{float(values.max()):.3g}], expected one value in [0, 1] per sample; rescale the loss"

@@ -35,7 +35,7 @@ def total_derivatives(
         result = tangent(node.operation, node, [values[u] for u in node.inputs], slots, context)
         tangents[node.name] = result
         if node.name in wanted:
-            yield node.name, result.flatten(2).transpose(1, 2)
+            yield node.name, result.reshape(*result.shape[:2], -1).transpose(1, 2)
 
 
 def pair_norms(graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:

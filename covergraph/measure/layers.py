@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from covergraph.errors import ForeignModelError
+from covergraph.errors import ForeignModelError, NonFiniteError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, edge_jacobian
 from covergraph.graph.node import Node
@@ -38,6 +38,8 @@ def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: St
         start = torch.zeros_like(vector) if reference is None else _parameter(node, reference, "bias")
         rows = torch.cat([rows, (vector - start)[:, None]], 1)
         bias = exact(float(vector.norm()), rounding(vector.dtype, 1, len(vector)), "Euclidean norm of the bias")
+    if not torch.isfinite(rows).all():
+        raise NonFiniteError(f"node {node.name!r}: the reference weights hold NaN or infinite values; pass finite ones")
     slack = rounding(weight.dtype, *weight.shape)
     return LayerSize(
         a=exact(float(rows.norm(dim=1).sum()), slack, "(2,1) norm of the transposed distance"),

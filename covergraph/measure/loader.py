@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from covergraph.errors import EmptyLoaderError, LoaderChangedError, NonFiniteError
+from covergraph.errors import EmptyLoaderError, LabelError, LoaderChangedError, NonFiniteError
 from covergraph.graph.computation_graph import ComputationGraph
 
 
@@ -43,14 +43,15 @@ class Census:
         if self.digest != other.digest:
             raise LoaderChangedError(
                 f"measure: the loader changed samples between two passes over its {self.n} samples; switch off "
-                "random augmentation: the bound is about the sample itself"
+                "random augmentation, and drop_last where it shuffles: the bound is about the sample itself"
             )
 
 
 def batches(loader: Iterable[Any], graph: ComputationGraph) -> Iterator[Batch]:
     """The loader's batches (x, y), (x1, x2, ..., y) or ((x1, x2), y), each with one input per input node.
 
-    Raises `EmptyLoaderError` if there is no sample and `LoaderChangedError` for a batch of another form.
+    Raises `EmptyLoaderError` if there is no sample, `LoaderChangedError` for a batch of another form,
+    `LabelError` unless there is one label per sample, and `GraphError` for a wrong number or shape of inputs.
     """
     start = 0
     for item in loader:
@@ -70,30 +71,54 @@ def _as_batch(item: Any, graph: ComputationGraph, start: int) -> Batch:
     *inputs, labels = item
     if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)):
         inputs = list(inputs[0])
-    graph.named_inputs(inputs)
-    return Batch(tuple(inputs), torch.as_tensor(labels), start)
+    tensors = tuple(_as_tensor(x, "inputs", start) for x in inputs)
+    graph.named_inputs(tensors)
+    rows = {len(x) for x in tensors}
+    if len(rows) > 1 or not all(x.is_floating_point() for x in tensors):
+        kinds = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in tensors)
+        raise LoaderChangedError(
+            f"measure: the batch that starts at sample {start} has the inputs {kinds}; expected floating point "
+            "numbers and the same number of samples in each; convert the dataset"
+        )
+    marks = _as_tensor(labels, "labels", start)
+    if marks.ndim == 0 or len(marks) not in rows:
+        raise LabelError(
+            f"measure: the batch that starts at sample {start} has {rows.pop()} samples and labels of shape "
+            f"{tuple(marks.shape)}; expected one label per sample"
+        )
+    return Batch(tensors, marks, start)
+
+
+def _as_tensor(values: Any, what: str, start: int) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LoaderChangedError(
+            f"measure: the {what} of the batch that starts at sample {start} are of type {type(values).__name__} "
+            f"({error}), expected tensors; wrap the dataset"
+        ) from None
 
 
 def census(seen: Census, batch: Batch) -> Census:
     """The census with one more batch."""
     digest = seen.digest
-    columns = [t.detach().cpu().contiguous() for t in (*batch.inputs, batch.labels)]
+    columns = [t.detach().cpu().reshape(len(batch), -1).contiguous() for t in (*batch.inputs, batch.labels)]
     for i in range(len(batch)):
         sample = hashlib.sha256()
         for column in columns:
-            sample.update(column[i].numpy().tobytes())
+            sample.update(column[i].view(torch.uint8).numpy().tobytes())
         digest = (digest + int.from_bytes(sample.digest()[:16], "big")) % 2**128
     return Census(seen.n + len(batch), digest)
 
 
 def require_finite(values: dict[str, Tensor], start: int) -> None:
-    """Raise `NonFiniteError` naming the first node, and its first sample, that is NaN or infinite."""
+    """Raise `NonFiniteError` naming the first value, and its first sample, that is NaN or infinite."""
     for name, value in values.items():
-        bad = ~torch.isfinite(value.flatten(1)).all(dim=1)
+        bad = ~torch.isfinite(value.reshape(value.shape[0], -1)).all(dim=1)
         if bad.any():
             i = int(bad.nonzero()[0])
             raise NonFiniteError(
-                f"measure: node {name!r} is {_worst(value[i])} on sample {start + i}, expected finite values; "
+                f"measure: {name} is {_worst(value[i])} on sample {start + i}, expected finite values; "
                 "clean the data or lower the learning rate"
             )
 

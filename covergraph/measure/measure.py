@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from covergraph.errors import ForeignModelError
+from covergraph.errors import ForeignModelError, LabelError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.interpreter import Context, evaluate, state_of
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
 
 Columns = dict[Any, list[Floats]]
+_LOSS = ("loss",)
+"""The column of margins or losses; no name of a node and no pair."""
 
 
 def measure(
@@ -67,7 +69,7 @@ def measure(
             _measure_batch(bound, graph, context, _to(batch, where, dtype), columns, fill)
             advance(len(batch))
     first.require_same(seen)
-    return _collect(bound, model, state, init_model, columns, dtype, seen.n, fill)
+    return _collect(bound, model, init_model, columns, dtype, seen.n, fill)
 
 
 def _check_pass(
@@ -86,17 +88,17 @@ def _check_pass(
         moved = _to(batch, where, dtype)
         with torch.no_grad():
             values = evaluate(graph, context, graph.named_inputs(moved.inputs), {})
-            require_finite(values, batch.start)
+            require_finite({f"node {name!r}": value for name, value in values.items()}, batch.start)
             _losses(bound, values[graph.output], moved)
         if batch.start == 0 and isinstance(model, torch.nn.Module):
-            _require_same_function(graph, model, batch, values[graph.output])
+            _require_same_function(graph, model, batch)
     return seen
 
 
-def _require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch: Batch, expected: Tensor) -> None:
-    """The model itself, in eval mode, must give the graph's output on a batch."""
+def _require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch: Batch) -> None:
+    """The model itself, in eval mode, must give the graph's output on a batch, both in the model's own dtype."""
     parameter = next(model.parameters())
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         inputs = [x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype) for x in batch.inputs]
@@ -106,14 +108,17 @@ def _require_same_function(graph: ComputationGraph, model: torch.nn.Module, batc
         with torch.no_grad():
             output = model(*inputs)
     finally:
-        model.train(training)
-    tolerance = 1e3 * torch.finfo(parameter.dtype).eps
-    scale = float(expected.abs().max()) + 1e-30
+        for module, training in modes:
+            module.training = training
+    with torch.no_grad():
+        values = graph.run(model, *inputs)
+    expected = values[graph.output]
+    # What cancels on the way leaves errors of the size of the largest value, not of the output.
+    size = max(float(value.abs().max()) for value in values.values())
+    allowed = torch.finfo(parameter.dtype).eps * (1e3 * float(expected.abs().max()) + size)
     for tensor in _tensors(output):
-        if tensor.shape == expected.shape:
-            gap = float((tensor.to(expected) - expected).abs().max())
-            if gap <= tolerance * scale:
-                return
+        if tensor.shape == expected.shape and float((tensor - expected).abs().max()) <= allowed:
+            return
     raise ForeignModelError(
         "measure: the model has the traced weights but computes another function on the first batch; trace this "
         "model and measure with its own bound"
@@ -137,12 +142,13 @@ def _measure_batch(
     with torch.no_grad():
         values = evaluate(graph, context, graph.named_inputs(batch.inputs), {})
         norms: dict[Any, Tensor] = {
-            name: value.flatten(1).norm(dim=1) * (1 + rounding(value.dtype, 1, value[0].numel()))
+            name: value.reshape(len(batch), -1).norm(dim=1) * (1 + rounding(value.dtype, 1, value[0].numel()))
             for name, value in values.items()
         }
         engine = filled_norms if fill else pair_norms
         norms |= engine(graph, values, context, bound.measured_pairs)
-        norms["loss"] = _losses(bound, values[graph.output], batch)
+        require_finite({f"the norm of {key!r}": value for key, value in norms.items()}, batch.start)
+        norms[_LOSS] = _losses(bound, values[graph.output], batch)
     for key, value in norms.items():
         columns.setdefault(key, []).append(value.double().cpu().numpy())
 
@@ -150,15 +156,17 @@ def _measure_batch(
 def _losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
     """Margins for a margin loss, else the values of the user's loss: (batch,)."""
     loss = bound.augmented.loss
-    if isinstance(loss, MarginLoss):
-        return loss.margins(output, batch.labels)
-    return loss.evaluate(output, batch.labels, None)
+    try:
+        if isinstance(loss, MarginLoss):
+            return loss.margins(output, batch.labels)
+        return loss.evaluate(output, batch.labels, None)
+    except LabelError as error:
+        raise LabelError(f"measure: in the batch that starts at sample {batch.start}: {error}") from None
 
 
 def _collect(
     bound: Bound,
     model: Any,
-    state: dict[str, Tensor],
     init_model: Any,
     columns: Columns,
     dtype: torch.dtype,
@@ -169,7 +177,10 @@ def _collect(
     joined = {key: np.concatenate(parts) for key, parts in columns.items()}
     pairs: dict[Pair, Floats] = {pair: joined[pair] for pair in bound.measured_pairs}
     hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes}
-    reference = None if init_model is None else _cast(state_of(init_model), next(iter(state.values())).device, dtype)
+    # Weights in double whatever dtype is: a cast would be large beside a small distance to the reference.
+    cpu = torch.device("cpu")
+    weights = _cast(state_of(model), cpu, torch.float64)
+    reference = None if init_model is None else _cast(state_of(init_model), cpu, torch.float64)
     margin = bound.augmented.loss.has_margin
     return Measurements(
         n=n,
@@ -189,12 +200,16 @@ def _collect(
             for (w, a), value in pairs.items()
         },
         root_mean_square={
-            name: exact(float(np.sqrt(np.mean(hidden[name] ** 2))), rounding(torch.float64, 1, 8), "root mean square")
+            name: exact(
+                float(np.sqrt(np.mean(hidden[name] ** 2))),
+                rounding(torch.float64, 1, 8) + 2 * rounding(dtype, 1, graph[name].size),
+                "root mean square",
+            )
             for name in graph.data_only
         },
-        layers=layer_sizes(graph, state, reference),
-        margins=joined["loss"] if margin else None,
-        losses=None if margin else joined["loss"],
+        layers=layer_sizes(graph, weights, reference),
+        margins=joined[_LOSS] if margin else None,
+        losses=None if margin else joined[_LOSS],
         hidden_values=hidden,
         pair_values=pairs,
     )

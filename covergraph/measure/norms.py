@@ -9,12 +9,19 @@ from covergraph.values import Floats, Kind, Measurement
 
 
 def spectral_norms(matrices: Tensor) -> Tensor:
-    """||.||_op of a batch of dense matrices (batch, m, d), by the eigenvalues of the smaller Gram matrix."""
+    """||.||_op of a batch of dense matrices (batch, m, d), by the eigenvalues of the smaller Gram matrix.
+
+    Infinite for a matrix that is not finite.
+    """
     m, d = matrices.shape[1:]
-    gram = matrices @ matrices.mT if m <= d else matrices.mT @ matrices
-    if min(m, d) == 1:
-        return gram.reshape(-1).clamp_min(0).sqrt()
-    return torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt()
+    # Scaled to entries of at most 1: the squares in the Gram matrix would overflow and underflow.
+    scale = matrices.abs().amax((1, 2))
+    usable = torch.isfinite(scale) & (scale > 0)
+    scaled = torch.where(usable[:, None, None], matrices / scale[:, None, None], 0.0)
+    gram = scaled @ scaled.mT if m <= d else scaled.mT @ scaled
+    square = gram.reshape(-1) if min(m, d) == 1 else torch.linalg.eigvalsh(gram)[:, -1]
+    norm = square.clamp_min(0).sqrt() * scale
+    return torch.where(torch.isfinite(scale), norm, torch.inf)
 
 
 def rounding(dtype: torch.dtype, *sizes: int) -> float:

@@ -1,0 +1,249 @@
+"""The command line: `covergraph demo` and `covergraph report`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from covergraph.api import Analysis, analyze
+from covergraph.bound.derive import Bound
+from covergraph.errors import CovergraphError
+from covergraph.graph.augmented import Mode
+from covergraph.models.demo import DEMO, DemoNetwork
+from covergraph.models.digits import load_digits
+from covergraph.models.training import error
+from covergraph.report.console import Row, comparison_table
+from covergraph.report.plots import plot_comparison
+from covergraph.report.terminal import release_lipschitz_text
+from covergraph.report.write import Report, write_report
+
+BATCH = 256
+LEGEND = """κ̃h[v], κ̃J[v]: how much the augmented loss reacts to node v and to its Jacobian (Theorem 2).
+Nodes have the positions of the graph above, from 0; κ̄[w←a] is 2 κ[w←a] on the pairs of P,
+1 if w = a, 0 if a does not reach w; ϱ = 1/κ on P and ς = 1/s on S, else 0; τ̄ is the largest
+second derivative of an activation."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Data-dependent generalization bounds of trained networks, derived on their computation graphs.",
+)
+
+
+def main() -> None:
+    """The program `covergraph`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app()
+
+
+def _version(show: bool) -> None:
+    if show:
+        from covergraph import __version__
+
+        typer.echo(f"covergraph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures and reports.")] = Path("covergraph-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Few epochs and samples: shows the path only.")] = False,
+    pdf: Annotated[bool, typer.Option(help="Compile the reports if TeX is installed.")] = True,
+) -> None:
+    """Train three small networks on real digits, and show what can be certified about each."""
+    console = _console()
+    train, test = load_digits()
+    if quick:
+        train = TensorDataset(*(tensor[:200] for tensor in train.tensors))
+    console.print(f"digits: {len(train)} training images, {len(test)} test images")
+    rows: list[Row] = []
+    written: list[Report] = []
+    with _readable_errors():
+        for network in DEMO:
+            row, analysis = _demo_row(replace(network, epochs=3) if quick else network, train, test, console)
+            if not rows:
+                _show_first(console, network.name, analysis.bound)
+            rows.append(row)
+            title = f"Certificate of the network {network.name} on digits"
+            written.append(write_report(analysis.certificate, out / _folder_name(network.name), pdf, title))
+        _show_rows(console, rows)
+        _show_files(console, written, [_write_comparison(rows, out)])
+
+
+def _demo_row(
+    network: DemoNetwork, train: TensorDataset, test: TensorDataset, console: Console
+) -> tuple[Row, Analysis]:
+    """Train and analyze one network."""
+    start = time.perf_counter()
+    with _one_thread():
+        model = network.trained(train, progress=console.is_terminal)
+        analysis = analyze(model, DataLoader(train, batch_size=BATCH), init_model=network.initial())
+    seconds = time.perf_counter() - start
+    return Row(network.name, analysis.certificate, error(model, train), error(model, test), seconds), analysis
+
+
+@app.command()
+def report(
+    model: Annotated[
+        str, typer.Argument(help="package.module:factory, which returns a model or (model, initial model); or FILE.pt2")
+    ],
+    data: Annotated[str, typer.Option(help="digits, or an .npz file with the arrays x and y.")] = "digits",
+    weights: Annotated[Path | None, typer.Option(help="State dict that torch.save wrote.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("covergraph-report"),
+    delta: Annotated[float, typer.Option(help="The certificate may fail with this probability.")] = 0.05,
+    mode: Annotated[str, typer.Option(help="minimal or paper.")] = "minimal",
+    pdf: Annotated[bool, typer.Option(help="Compile the report if TeX is installed.")] = True,
+) -> None:
+    """Write the report of a network of your own on its training sample."""
+    console = _console()
+    if mode not in get_args(Mode):
+        raise typer.BadParameter(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
+    network, initial = load_model(model, weights)
+    sample = load_sample(data)
+    start = time.perf_counter()
+    with _readable_errors():
+        loader = DataLoader(sample, batch_size=BATCH)
+        analysis = analyze(network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode))
+        row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)
+        _show_rows(console, [row])
+        _show_files(console, [write_report(analysis.certificate, out, pdf, f"Certificate of {model}")], [])
+
+
+def load_model(source: str, weights: Path | None) -> tuple[nn.Module, nn.Module | None]:
+    """The model and, if known, the model before training. Raises `typer.BadParameter` with what is wrong."""
+    made = _load_exported(Path(source)) if source.endswith(".pt2") else _call_factory(source)
+    network, initial = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(network, nn.Module) or not isinstance(initial, nn.Module | None):
+        raise typer.BadParameter(f"{source} gave {type(made).__name__}, expected a torch module or a pair of them")
+    if weights is not None:
+        try:
+            network.load_state_dict(torch.load(weights, weights_only=True))
+        except Exception as reason:  # torch raises many types here
+            raise typer.BadParameter(f"the weights {weights} do not fit {source}: {reason}") from None
+    return network, initial
+
+
+def _load_exported(path: Path) -> nn.Module:
+    try:
+        network = cast(nn.Module, torch.export.load(path).module())
+    except Exception as reason:  # torch raises many types here
+        raise typer.BadParameter(f"{path} is no file of torch.export.save: {reason}") from None
+    for name in ("train", "eval"):  # exported modules refuse to switch modes, of which they have only one
+        network.__dict__.pop(name, None)
+    return network
+
+
+def _call_factory(source: str) -> Any:
+    module, _, name = source.partition(":")
+    if not module or not name:
+        raise typer.BadParameter(f"the model is {source!r}, expected package.module:factory or a file .pt2")
+    sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as reason:
+        raise typer.BadParameter(f"cannot find {source}: {reason}") from None
+    return factory()
+
+
+def load_sample(source: str) -> TensorDataset:
+    """The training sample: the digits, or x and y of an .npz file. Raises `typer.BadParameter`."""
+    if source == "digits":
+        return load_digits()[0]
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            x, y = torch.as_tensor(arrays["x"]), torch.as_tensor(arrays["y"])
+    except (OSError, KeyError, ValueError, TypeError) as reason:
+        expected = "expected 'digits' or an .npz file with the arrays x and y"
+        raise typer.BadParameter(f"the data are {source!r} ({reason}), {expected}") from None
+    if len(x) != len(y):
+        raise typer.BadParameter(f"the data {source!r} have {len(x)} inputs and {len(y)} labels, expected as many")
+    return TensorDataset(x.float() if x.is_floating_point() else x, y)
+
+
+def _console() -> Console:
+    """As wide as the terminal, and 100 columns in a file."""
+    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+
+
+def _show_first(console: Console, name: str, bound: Bound) -> None:
+    """The graph and the formulas of the demo's first network."""
+    console.rule(f"the graph of the {name}", align="left")
+    console.print(escape(bound.graph.text()))
+    console.rule("its constants", align="left")
+    console.print(escape(release_lipschitz_text(bound)))
+    console.print(escape(LEGEND), style="dim")
+
+
+def _show_rows(console: Console, rows: list[Row]) -> None:
+    console.print()
+    console.print(comparison_table(rows))
+    for row in rows:
+        console.print(f"\n[bold]{escape(row.name)}.[/bold] {escape(row.certificate.explain())}")
+
+
+def _show_files(console: Console, reports: list[Report], pictures: list[Path]) -> None:
+    console.print()
+    for written in reports:
+        main_file = written.pdf or written.files[0]
+        console.print(f"report: {main_file}  (with its pictures and tables in {main_file.parent})", soft_wrap=True)
+    for picture in pictures:
+        console.print(f"picture: {picture}", soft_wrap=True)
+    for note in dict.fromkeys(written.note for written in reports if written.note):
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+
+
+def _write_comparison(rows: list[Row], folder: Path) -> Path:
+    target = folder / "comparison.png"
+    plot_comparison({row.name: row.certificate for row in rows}).savefig(target, dpi=120)
+    return target
+
+
+def _folder_name(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """An error of covergraph becomes one message and the exit code 2."""
+    try:
+        yield
+    except CovergraphError as reason:
+        typer.echo(f"{type(reason).__name__}: {reason}", err=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small matrices gain nothing from threads, and on a busy machine threads that wait for each other lose much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,82 @@
+"""What the command line shows: the table of networks, as wide as a hundred columns allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from covergraph.bound.certificate import Certificate
+from covergraph.report.frames import paper_value
+from covergraph.report.numbers import DASH, percent, plain
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network with its certificate, its errors (None: not known) and the seconds that it took."""
+
+    name: str
+    certificate: Certificate
+    train_error: float | None
+    test_error: float | None
+    seconds: float
+
+
+def comparison_table(rows: Sequence[Row]) -> Table:
+    """One column a network, one line a quantity."""
+    delta = rows[0].certificate.delta
+    table = Table(
+        title=f"Bounds that hold with probability {percent(1 - delta, 4)}",
+        caption="vacuous: an error rate never exceeds 1. Lines with hidden constants 1 claim no validity.",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("network", no_wrap=True)
+    for row in rows:
+        table.add_column(row.name, justify="right")
+    for name, cells in _lines(rows):
+        table.add_row(name, *cells)
+    return table
+
+
+def _lines(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    certificates = [row.certificate for row in rows]
+    return [
+        ("train error", [_error(row.train_error) for row in rows]),
+        ("test error", [_error(row.test_error) for row in rows]),
+        ("samples n", [str(c.n) for c in certificates]),
+        ("mean of z̃ on the sample", [plain(c.training, 3, "up") for c in certificates]),
+        ("C/√n (log10)", [f"{plain(c.normalized, 3, 'up')} ({c.log10:.2f})" for c in certificates]),
+        ("certificate", [_certificate(c) for c in certificates]),
+        ("n at which it reaches 1", [_samples(c) for c in certificates]),
+        ("Theorem 5.1, hidden constants 1", [_theorem(c) for c in certificates]),
+        ("product of Lipschitz const., C/√n", [_power(c, c.product.log10) for c in certificates]),
+        ("the same, hidden constants 1", [_power(c, c.product.log10_unit) for c in certificates]),
+        ("seconds", [f"{row.seconds:.1f}" for row in rows]),
+    ]
+
+
+def _error(value: float | None) -> str:
+    return DASH if value is None else percent(value)
+
+
+def _certificate(c: Certificate) -> str:
+    return f"{plain(c.value, 4, 'up')}, {'vacuous' if c.vacuous else 'not vacuous'}"
+
+
+def _samples(c: Certificate) -> str:
+    return f"{DASH} (never)" if c.samples_needed is None else plain(c.samples_needed, 3, "up")
+
+
+def _theorem(c: Certificate) -> str:
+    theorem = paper_value(c, "Theorem 5.1")
+    return f"{DASH} ({theorem.note})" if theorem.value is None else plain(theorem.value, 3)
+
+
+def _power(c: Certificate, log10: float | None) -> str:
+    if log10 is None:
+        return f"{DASH} ({c.product.reason})"
+    return f"{plain(10.0**log10, 3)} ({log10:.2f})" if log10 < 300 else f"1e{log10:.2f}"

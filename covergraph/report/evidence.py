@@ -1,0 +1,140 @@
+"""What stands behind a certificate: measured numbers, other bounds, assumptions, in LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from covergraph.bound.certificate import Certificate
+from covergraph.bound.paper import PaperValue
+from covergraph.report.formulas import equation, latex, summands
+from covergraph.report.frames import Measured, measured
+from covergraph.report.numbers import interval, tex
+from covergraph.report.results import ROWS_SHOWN
+from covergraph.report.tex import aligned, escape, paragraphs, table
+
+
+def measurements(certificate: Certificate) -> str:
+    """Every measured number with both ends, its kind and its norm."""
+    data = certificate.measurements
+    found = list(measured(certificate))
+    rows = [
+        (
+            _quantity(certificate, row),
+            f"${interval(row.value.lower, row.value.upper)}$",
+            row.value.kind,
+            escape(row.value.norm.split(" norm")[0]),
+            "" if row.value.sample is None else f"${row.value.sample}$",
+        )
+        for row in found[:ROWS_SHOWN]
+    ]
+    rest = f"{len(found) - len(rows)} more rows are in measurements.csv." if len(found) > len(rows) else ""
+    header = ("quantity", "[lower, upper]", "kind", "norm", "sample")
+    error = data.training_error
+    return paragraphs(
+        rf"All $n = {data.n}$ samples were measured in {escape(data.dtype)}; reference weights: {data.reference}. "
+        + (rf"Training error (ties count): ${tex(100 * error)}\,\%$. " if error is not None else "")
+        + "An exact value is enclosed up to rounding, a certified one by its ends. Maxima run over the sample; the "
+        "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
+        table("llllr", header, rows),
+        rest,
+    )
+
+
+def _quantity(certificate: Certificate, row: Measured) -> str:
+    """A measured quantity as a formula."""
+    first, *rest = (certificate.bound.symbols.place(name) for name in row.nodes)
+    formulas = {
+        "root mean square": rf"X_{{{first}}}",
+        "largest norm": rf"\max \|h_{{{first}}}\|",
+        "distance a": rf"\|W_{{{first}}}^\top - A_{{{first}}}^\top\|",
+        "distance b": rf"\|W_{{{first}}} - B_{{{first}}}\|",
+        "size a": rf"\|W_{{{first}}}^\top\|",
+        "size b": rf"\|W_{{{first}}}\|",
+        "operator norm": rf"\|W_{{{first}}}\|",
+        "bias": rf"\|b_{{{first}}}\|",
+    }
+    if rest:
+        return rf"$\max \|D_{{{first} \leftarrow {rest[0]}}}\|$"
+    return f"${formulas[row.quantity]}$"
+
+
+def comparison(certificate: Certificate) -> str:
+    """The product of Lipschitz constants, and the paper's own expressions with values or reasons."""
+    product = certificate.product
+    if product.log10 is None:
+        text = f"The product of Lipschitz constants has no value here: {escape(product.reason)}."
+    else:
+        assert product.log10_unit is not None
+        text = (
+            rf"Theorem 1 without augmentation, with worst-case Lipschitz constants (Proposition 7, after Bartlett, "
+            rf"Foster and Telgarsky 2017): $C / \sqrt{{n}} = 10^{{{product.log10:.2f}}}$, and "
+            rf"$10^{{{product.log10_unit:.2f}}}$ with hidden constants $1$; here $10^{{{certificate.log10:.2f}}}$."
+        )
+    rows = [(escape(v.expression.name), _value(v), escape(v.note)) for v in certificate.paper]
+    return paragraphs(
+        text,
+        "The expressions of Wei and Ma (2019) themselves, with hidden constants $1$ and without any claim of validity:",
+        table("llp{0.55\\linewidth}", ("expression", "value", ""), rows),
+        *_paper_formulas(certificate),
+    )
+
+
+def _value(value: PaperValue) -> str:
+    return "---" if value.value is None else f"${tex(value.value)}$"
+
+
+def _paper_formulas(certificate: Certificate) -> Iterator[str]:
+    """The formulas of the expressions that have a value, with their definitions."""
+    for value in certificate.paper:
+        expression = value.expression
+        if value.value is not None:
+            formulas = [("", [latex(term) for term in summands(expression.formula)])]
+            formulas += [equation(left, right) for left, right in expression.definitions]
+            body = aligned(*formulas).replace(" = {}&", "&", 1)
+            yield rf"\textit{{{escape(expression.name)}:}}" + "\n" + body
+
+
+def assumptions(certificate: Certificate) -> str:
+    """What the statement supposes, and which of it the program has checked."""
+    data, p = certificate.measurements, certificate.parameters
+    grid = "the parameters" if p.grid is None else rf"the grid ($\beta = {tex(p.grid)}$), the floor"
+    cost = tex(certificate.union_cost, 4, "up")
+    items = [
+        (
+            "The sample is independent, identically distributed and not augmented.",
+            f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples.",
+        ),
+        (
+            rf"Reference weights (here: {data.reference}), the sets $\mathcal{{S}}$ and $\mathcal{{P}}$, the ramp of "
+            rf"the indicators, {grid} do not depend on the sample. A random initialization may serve as a reference, "
+            "weights pretrained on the sample may not.",
+            "The sets are computed from the graph alone. Where the reference weights come from, and that the settings "
+            "were fixed before the data, is the user's word.",
+        ),
+        (
+            "The network runs in eval mode and treats samples separately.",
+            "Tracing compares the graph with the model on two inputs at two batch sizes; measuring compares them on "
+            "the first batch.",
+        ),
+        (
+            rf"What was chosen after seeing the sample is paid for: $U = {cost}$.",
+            "Complete if this is the only analysis; whoever reports the best of $M$ adds $\\ln M$ with choices=M.",
+        ),
+        (
+            "Every operation has a rule of Section 3 of docs/mathematics.md, and an element-wise function is what its "
+            "expression says.",
+            "Operations without a rule are refused; functions are compared with the model by tracing.",
+        ),
+        (
+            "Norms enter by their upper ends, and the trained network lies in the class.",
+            f"By construction: $a$ and $b$ are not below the measured distances, and {escape(data.dtype)} arithmetic "
+            "has an allowance for rounding.",
+        ),
+    ]
+    if not certificate.bound.augmented.loss.has_margin:
+        items.append(("The loss has values in $[0, 1]$ and is $\\tau_\\ell$-Lipschitz.", _USER_LOSS))
+    body = "\n".join(rf"\item {claim} \emph{{{check}}}" for claim, check in items)
+    return f"\\begin{{enumerate}}\n{body}\n\\end{{enumerate}}"
+
+
+_USER_LOSS = "The range was checked on the sample; the constant is the user's word."

@@ -1,0 +1,66 @@
+"""A certificate in three sentences for a human."""
+
+from __future__ import annotations
+
+from covergraph.bound.certificate import Certificate
+from covergraph.report.numbers import percent, plain
+
+
+def explain(certificate: Certificate) -> str:
+    """Exactly three sentences: what is certified, where the complexity sits, what would help."""
+    return " ".join((_certified(certificate), _where(certificate), _help(certificate)))
+
+
+def _certified(c: Certificate) -> str:
+    what = "error rate" if c.bound.augmented.loss.has_margin else "expected loss"
+    value = plain(c.value, 4, "up")
+    confidence = f"With probability at least {percent(1 - c.delta, 4)} over the draw of the {c.n} training samples"
+    if c.vacuous:
+        return f"{confidence}, the {what} on new data is at most {value}, which is vacuous, since it cannot exceed 1."
+    return f"{confidence}, the {what} on new data is at most {value}, which is not vacuous."
+
+
+def _where(c: Certificate) -> str:
+    by_node: dict[str, float] = {}
+    for share in c.shares:
+        by_node[share.contribution.node] = by_node.get(share.contribution.node, 0.0) + share.share
+    node = max(by_node, key=lambda name: by_node[name])
+    kinds = {s.contribution.kind: s.share for s in c.shares if s.contribution.node == node}
+    label = c.bound.graph[node].operation.label
+    start = f"The largest part of the complexity, {percent(by_node[node])}, sits in the node {node!r} ({label})"
+    if not kinds["derivative"]:
+        return f"{start}, all of it in its values."
+    return f"{start}: {percent(kinds['value'])} in its values and {percent(kinds['derivative'])} in its derivatives."
+
+
+def _help(c: Certificate) -> str:
+    terms = {
+        "training": c.training,
+        "complexity": c.complexity_term,
+        "deviation": c.deviation_term,
+    }
+    name = max(terms, key=lambda key: terms[key])
+    start = f"Of its three terms the {name} term, {plain(terms[name], 4, 'up')}, is the largest"
+    return f"{start}; {_remedy(c, name)}."
+
+
+def _remedy(c: Certificate, name: str) -> str:
+    if name == "training":
+        return "fewer training errors and larger margins would help most"
+    samples = (
+        "no number of samples alone would bring the bound down to 1"
+        if c.samples_needed is None
+        else f"with everything else unchanged the bound would reach 1 at {plain(c.samples_needed, 3, 'up')} samples"
+    )
+    if not c.vacuous:
+        return "more samples would lower it"
+    factor = _factor(c)
+    return f"{samples}, or at this n if C were {factor} times smaller" if factor else samples
+
+
+def _factor(c: Certificate) -> str:
+    """By how much C must fall for the one-step route to bring the certificate to 1, if it can."""
+    room = 1 - c.training - c.deviation_term
+    if room <= 0:
+        return ""
+    return plain((c.complexity_term / room) ** 2, 3, "up")

@@ -1,0 +1,207 @@
+"""Where nodes go in a drawing: layers by longest path, order by barycenters, positions by least squares.
+
+An edge that spans several layers is cut by invisible way points, one a layer, so that it gets its own room. All
+steps are deterministic: ties keep the order of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from covergraph.graph.augmented import AugmentedGraph, Label
+from covergraph.graph.computation_graph import ComputationGraph
+
+Point = tuple[float, float]
+Key = str | tuple[str, str, int]
+"""A node's name, or the way point (tail, head, layer) of a long edge."""
+
+SWEEPS = 12
+BACKBONE = 1e4
+NODE_GAP, WAY_POINT_GAP = 1.0, 0.6
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Positions of nodes and routes of edges; x is the layer, y grows upwards from the first node,
+    and nodes of a layer are at least 1 apart.
+
+    `columns[x]` lists the layer's nodes and way points from the top down; `routes[tail, head]` are the points of
+    an edge, ends included.
+    """
+
+    columns: tuple[tuple[Key, ...], ...]
+    positions: Mapping[str, Point]
+    routes: Mapping[tuple[str, str], tuple[Point, ...]]
+
+
+def layout(graph: ComputationGraph) -> dict[str, Point]:
+    """The position (x, y) of each node: x is its layer, y its height."""
+    return dict(arrange(graph).positions)
+
+
+def arrange(graph: ComputationGraph) -> Arrangement:
+    """Layers, order, positions and routes of a graph."""
+    layers = layers_of(graph)
+    columns, links = _columns(graph, layers)
+    columns = _order(columns, links)
+    base = graph.base if isinstance(graph, AugmentedGraph) else graph
+    places = _heights(columns, links, frozenset(base.by_name))
+    routes = {
+        (u, node.name): tuple(places[key] for key in _stations(u, node.name, layers))
+        for node in graph.nodes
+        for u in node.predecessors
+    }
+    positions = {node.name: places[node.name] for node in graph.nodes}
+    return Arrangement(tuple(map(tuple, columns)), positions, routes)
+
+
+def layers_of(graph: ComputationGraph) -> dict[str, int]:
+    """The number of edges of the longest path that ends at a node; labels stand right before their first use."""
+    layers: dict[str, int] = {}
+    for node in graph.nodes:
+        layers[node.name] = 1 + max((layers[u] for u in node.predecessors), default=-1)
+    for node in graph.nodes:
+        if isinstance(node.operation, Label):
+            uses = [layers[other.name] for other in graph.nodes if node.name in other.inputs]
+            layers[node.name] = max(0, min(uses, default=1) - 1)
+    return layers
+
+
+def _stations(u: str, v: str, layers: Mapping[str, int]) -> list[Key]:
+    """What an edge passes: its tail, its way points, its head."""
+    return [u, *((u, v, layer) for layer in range(layers[u] + 1, layers[v])), v]
+
+
+def _columns(graph: ComputationGraph, layers: Mapping[str, int]) -> tuple[list[list[Key]], list[list[tuple[Key, Key]]]]:
+    """Nodes and way points of each layer in depth-first order, and the links from each layer to the next."""
+    depth = 1 + max(layers.values())
+    columns: list[dict[Key, None]] = [{} for _ in range(depth)]
+    links: list[list[tuple[Key, Key]]] = [[] for _ in range(depth - 1)]
+    for u, v in _depth_first(graph):
+        stations = _stations(u, v, layers) if u else [v]
+        for layer, key in enumerate(stations, layers[u or v]):
+            columns[layer].setdefault(key)
+        for step, link in enumerate(pairwise(stations)):
+            links[layers[u] + step].append(link)
+    return [list(column) for column in columns], links
+
+
+def _depth_first(graph: ComputationGraph) -> Iterator[tuple[str, str]]:
+    """All edges in the order of a search from the ends backwards; an end itself comes as ("", end)."""
+    seen: set[str] = set()
+    used = {u for node in graph.nodes for u in node.inputs}
+    stack = [("", node.name) for node in graph.nodes if node.name not in used]
+    while stack:
+        tail, head = stack.pop()
+        yield tail, head
+        start = tail or head
+        if start not in seen:
+            seen.add(start)
+            stack += [(u, start) for u in reversed(graph[start].predecessors)]
+
+
+def _order(columns: list[list[Key]], links: list[list[tuple[Key, Key]]]) -> list[list[Key]]:
+    """The order with the fewest crossings among barycenter sweeps backwards and forwards."""
+    best, fewest = columns, crossings(columns, links)
+    current = columns
+    for sweep in range(SWEEPS):
+        current = [list(column) for column in current]
+        forwards = sweep % 2 == 1
+        order = range(1, len(columns)) if forwards else range(len(columns) - 2, -1, -1)
+        for i in order:
+            beside = current[i - 1] if forwards else current[i + 1]
+            pairs = links[i - 1] if forwards else [(head, tail) for tail, head in links[i]]
+            current[i] = _by_barycenter(current[i], beside, pairs)
+        found = crossings(current, links)
+        if found < fewest:
+            best, fewest = current, found
+    return best
+
+
+def _by_barycenter(column: list[Key], beside: list[Key], pairs: Sequence[tuple[Key, Key]]) -> list[Key]:
+    """Sort by the mean position of the neighbors in `beside`; what has none keeps its relative height."""
+    rank = {key: (i + 0.5) / len(beside) for i, key in enumerate(beside)}
+    found: dict[Key, list[float]] = {}
+    for near, key in pairs:
+        found.setdefault(key, []).append(rank[near])
+    own = {key: (i + 0.5) / len(column) for i, key in enumerate(column)}
+    return sorted(column, key=lambda key: float(np.mean(found.get(key, [own[key]]))))
+
+
+def crossings(columns: Sequence[Sequence[Key]], links: Sequence[Sequence[tuple[Key, Key]]]) -> int:
+    """How many pairs of links cross."""
+    total = 0
+    for i, pairs in enumerate(links):
+        left = {key: j for j, key in enumerate(columns[i])}
+        right = {key: j for j, key in enumerate(columns[i + 1])}
+        ends = np.array([(left[u], right[v]) for u, v in pairs]).reshape(-1, 2)
+        before = np.sign(ends[:, None] - ends[None, :])
+        total += int((before[..., 0] * before[..., 1] < 0).sum()) // 2
+    return total
+
+
+def _heights(
+    columns: list[list[Key]], links: list[list[tuple[Key, Key]]], backbone: frozenset[str]
+) -> dict[Key, Point]:
+    """Pull each node towards its neighbors, sweep by sweep, and keep the order and the distances.
+
+    Edges within the backbone (the network itself) pull harder, which straightens it. The first sweeps look at the
+    side that they come from, which carries a height through the whole graph; the last ones at both sides.
+    """
+    before, after = _pulls(links, backbone), _pulls([[(v, u) for u, v in pairs] for pairs in links], backbone)
+    height = {key: (len(column) - 1) / 2 - i for column in columns for i, key in enumerate(column)}
+    for sweep in range(2 * SWEEPS):
+        forwards = sweep % 2 == 1
+        for column in columns if forwards else reversed(columns):
+            pulls = [_sides(key, before, after, forwards, sweep < SWEEPS) or [(key, 1.0)] for key in column]
+            weights = [sum(pull for _, pull in beside) for beside in pulls]
+            wanted = [
+                sum(pull * height[other] for other, pull in beside) / weight
+                for beside, weight in zip(pulls, weights, strict=True)
+            ]
+            height |= zip(column, spaced(wanted, weights, _gaps(column)), strict=True)
+    start = height[columns[0][0]]
+    layers = {key: i for i, column in enumerate(columns) for key in column}
+    return {key: (float(i), round(height[key] - start, 2) + 0.0) for key, i in layers.items()}
+
+
+Pulls = Mapping[Key, Sequence[tuple[Key, float]]]
+
+
+def _pulls(links: Sequence[Sequence[tuple[Key, Key]]], backbone: frozenset[str]) -> Pulls:
+    """By the second end of a link: the first end and how hard it pulls."""
+    pulls: dict[Key, list[tuple[Key, float]]] = {}
+    for u, v in (link for pairs in links for link in pairs):
+        pulls.setdefault(v, []).append((u, BACKBONE if u in backbone and v in backbone else 1.0))
+    return pulls
+
+
+def _sides(key: Key, before: Pulls, after: Pulls, forwards: bool, one: bool) -> list[tuple[Key, float]]:
+    near, far = (before, after) if forwards else (after, before)
+    return [*near.get(key, ()), *(() if one and near.get(key) else far.get(key, ()))]
+
+
+def spaced(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]) -> list[float]:
+    """The heights nearest to the wanted ones (weighted least squares) that descend by at least the gaps.
+
+    `gaps[i]` is the room between the items i and i + 1. Pools adjacent violators.
+    """
+    below = [0.0, *accumulate(gaps)]
+    blocks: list[tuple[float, float, int]] = []
+    for value, weight, offset in zip(wanted, weights, below, strict=True):
+        mean, total, count = value + offset, weight, 1
+        while blocks and blocks[-1][0] < mean:
+            other, heavy, size = blocks.pop()
+            mean, total, count = (mean * total + other * heavy) / (total + heavy), total + heavy, count + size
+        blocks.append((mean, total, count))
+    flat = [mean for mean, _, count in blocks for _ in range(count)]
+    return [value - offset for value, offset in zip(flat, below, strict=True)]
+
+
+def _gaps(column: Sequence[Key]) -> list[float]:
+    nodes = [isinstance(key, str) for key in column]
+    return [NODE_GAP if a and b else WAY_POINT_GAP for a, b in pairwise(nodes)]

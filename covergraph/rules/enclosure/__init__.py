@@ -1,0 +1,1 @@
+"""Certified enclosures of a function of one real variable, on intervals and on rays (Lemma 5)."""

@@ -1,0 +1,60 @@
+"""Makes the pictures that the documentation shows: `make docs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+
+import covergraph as cg
+from covergraph.models import DEMO, load_digits
+from covergraph.report.drawing import draw
+from covergraph.report.formulas import equation, release_lipschitz_expressions
+
+FIGURES = Path(__file__).parent / "figures"
+
+
+def figure_2() -> Figure:
+    """The paper's Figure 2: a network of two layers, augmented with all pairs."""
+    from covergraph.graph.node import Node
+    from covergraph.graph.operations import Input, Linear
+
+    nodes = [
+        Node("x", Input(), (), (3,)),
+        Node("V1", Linear(bias=False), ("x",), (3,), (("weight", "1.weight"),)),
+        Node("V2", Linear(bias=False), ("V1",), (2,), (("weight", "2.weight"),)),
+    ]
+    return draw(cg.augment(cg.ComputationGraph(nodes, "V2"), mode="paper"))
+
+
+def formulas(bound: cg.Bound) -> Figure:
+    """The release-Lipschitz constants of a bound, typeset by matplotlib from the LaTeX that sympy prints."""
+    equations = [equation(left, right) for left, right in release_lipschitz_expressions(bound)]
+    rows = [f"${left} = {' + '.join(terms)}$" for left, terms in equations]
+    figure = Figure(figsize=(9, 0.75 * len(rows)))
+    for i, row in enumerate(rows):
+        figure.text(0.02, 1 - (i + 0.6) / len(rows), row, fontsize=13)
+    return figure
+
+
+def main() -> None:
+    """Train the demo's first network and write every picture."""
+    FIGURES.mkdir(exist_ok=True)
+    training, _ = load_digits()
+    row = DEMO[0]
+    model = row.trained(training, progress=False)
+    analysis = cg.analyze(model, DataLoader(training, batch_size=256), init_model=row.initial())
+    pictures = {
+        "figure2": figure_2(),
+        "mlp-graph": draw(analysis.graph),
+        "mlp-certificate": analysis.certificate.plot(),
+        "mlp-formulas": formulas(analysis.bound),
+    }
+    for name, figure in pictures.items():
+        figure.savefig(FIGURES / f"{name}.png", dpi=130)
+        print(FIGURES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
