@@ -149,14 +149,24 @@ def load_model(source: str, weights: Path | None) -> tuple[nn.Module, nn.Module 
     return network, initial
 
 
+class Exported(nn.Module):
+    """An exported program as an ordinary module: it takes positional arguments, and train and eval do nothing."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self.program = program.module()
+        for name in ("train", "eval"):  # which exported modules refuse: they have only the mode of their export
+            self.program.__dict__.pop(name, None)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.program(*inputs)
+
+
 def _load_exported(path: Path) -> nn.Module:
     try:
-        network = cast(nn.Module, torch.export.load(path).module())
+        return Exported(torch.export.load(path))
     except Exception as reason:  # torch raises many types here
         raise typer.BadParameter(f"{path} is no file of torch.export.save: {reason}") from None
-    for name in ("train", "eval"):  # exported modules refuse to switch modes, of which they have only one
-        network.__dict__.pop(name, None)
-    return network
 
 
 def _call_factory(source: str) -> Any:

@@ -54,7 +54,7 @@ def branching() -> list[Node]:
         Node("block_1.gelu", op.Elementwise(GELU_TANH), ("block_1.fc_a",), (4,), (), "block_1"),
         Node("square", op.Product(), ("block_1.gelu", "block_1.gelu"), (4,)),
         Node("add", op.Add(), ("square", "block_1.gelu"), (4,)),
-        linear("head", "add", 3, bias=True),
+        linear("decoder.a_rather_long.module_path.with_many.parts.head", "add", 3, bias=True),
     ]
 
 

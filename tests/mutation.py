@@ -71,8 +71,16 @@ class Outcome:
     tests: tuple[str, ...]
 
 
+def check(mutation: Mutation) -> None:
+    """Raise SystemExit unless each text to replace occurs exactly once."""
+    for edit in mutation.edits:
+        count = (ROOT / "covergraph" / edit.file).read_text().count(edit.old)
+        if count != 1:
+            raise SystemExit(f"{mutation.name}: {edit.old!r} occurs {count} times in {edit.file}, expected once")
+
+
 def prepare(mutation: Mutation) -> Path:
-    """A mutated copy; raises SystemExit unless each text occurs exactly once."""
+    """A mutated copy of package and tests."""
     folder = Path(tempfile.mkdtemp(prefix="mutation-")).resolve()
     skipped = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "covergraph", folder / "covergraph", ignore=skipped)
@@ -80,10 +88,7 @@ def prepare(mutation: Mutation) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     for edit in mutation.edits:
         path = folder / "covergraph" / edit.file
-        text = path.read_text()
-        if text.count(edit.old) != 1:
-            raise SystemExit(f"{mutation.name}: {edit.old!r} occurs {text.count(edit.old)} times in {edit.file}")
-        path.write_text(text.replace(edit.old, edit.new))
+        path.write_text(path.read_text().replace(edit.old, edit.new))
     return folder
 
 
@@ -150,6 +155,8 @@ def show(found: Sequence[Outcome]) -> None:
 def main(wanted: Sequence[str]) -> int:
     begin = time.perf_counter()
     chosen = [m for m in MUTATIONS if not wanted or any(part in m.name for part in wanted)]
+    for mutation in chosen:
+        check(mutation)
     unbroken = Mutation("no mutation", (), tuple(dict.fromkeys(test for m in chosen for test in m.tests)))
     found: list[Outcome] = []
     for outcome in outcomes([unbroken, *chosen]):

@@ -17,7 +17,7 @@ def test_python_blocks_run(page: str) -> None:
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": "documentation"})
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
@@ -26,10 +26,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_docstrings_cite_statements_that_exist() -> None:
     stated = set(re.findall(r"(Theorem|Lemma|Proposition|Corollary|Definition) (\d+'?(?:\.\d+)?)", _mathematics()))
     cited: set[tuple[str, str]] = set()
+    citation = re.compile(r"(Lemma|Proposition|Corollary|Definition) (\d+'?(?:\.\d+)?)")
     for folder in ("covergraph", "tracers"):
         for file in (ROOT / folder).rglob("*.py"):
             if "paper" not in file.name:
-                cited |= set(re.findall(r"(Lemma|Proposition|Corollary|Definition) (\d+'?(?:\.\d+)?)", file.read_text()))
+                cited |= set(citation.findall(file.read_text()))
     foreign = {("Lemma", "3.2"), ("Lemma", "4.1")}
     assert cited - foreign <= stated
     assert cited

@@ -144,7 +144,7 @@ class Bound:
         return certify(self, measurements, parameters or choose(self, measurements), delta, choices)
 
     def to_latex(self) -> str:
-        """The statement of the bound as a LaTeX fragment (amsmath)."""
+        """The statement of the bound as a LaTeX fragment (amsmath, longtable)."""
         from covergraph.report.latex import statement
 
         return statement(self)

@@ -66,7 +66,7 @@ def _all_pairs(base: ComputationGraph, hidden: tuple[str, ...], curved: Mapping[
 def _output_only(base: ComputationGraph, hidden: tuple[str, ...], curved: Mapping[str, object]) -> Bools:
     pairs = np.zeros_like(base.reach)
     k = base.index[base.output]
-    pairs[k] = base.reach[k] & np.array([node.name in base.covered for node in base.nodes])
+    pairs[k] = base.reach[k] & np.array([node.name not in base.data_only for node in base.nodes])
     return pairs
 
 

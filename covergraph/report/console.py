@@ -28,7 +28,7 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     """One column a network, one line a quantity."""
     delta = rows[0].certificate.delta
     table = Table(
-        title=f"Bounds that hold with probability {percent(1 - delta, 4)}",
+        title=f"Certificates, each with probability at least {percent(1 - delta, 4)}",
         caption="vacuous: an error rate never exceeds 1. Lines with hidden constants 1 claim no validity.",
         title_justify="left",
         caption_justify="left",

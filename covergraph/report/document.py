@@ -27,6 +27,9 @@ PREAMBLE = r"""\documentclass[11pt]{article}
 TEXT_WIDTH, DRAWING_HEIGHT = 6.3, 7.0
 """Inches that a picture may take."""
 
+SMALLEST_SCALE = 0.45
+"""A drawing that would be smaller has letters that nobody can read."""
+
 REPORT_LIMIT = 24
 """On paper, an augmented graph with more nodes is shown as its base graph."""
 
@@ -70,6 +73,8 @@ def _prose(text: str) -> str:
 def _drawing(certificate: Certificate) -> str:
     width, height = size_of(certificate.bound.augmented, REPORT_LIMIT)
     scale = min(1.0, TEXT_WIDTH / width, DRAWING_HEIGHT / height)
+    if scale < SMALLEST_SCALE:
+        return "The drawing of this graph is too large for the page; it is in graph.pdf beside this document."
     return _picture("graph", f"width={scale * width:.2f}in")
 
 

@@ -124,11 +124,17 @@ def _shown(graph: ComputationGraph, limit: int) -> tuple[ComputationGraph, froze
     """What is drawn, which nodes are marked, and the title."""
     if not isinstance(graph, AugmentedGraph):
         return graph, frozenset(), ""
-    size, pairs = len(graph.hidden), int(graph.pairs.sum())
+    pairs = int(graph.pairs.sum())
     if len(graph.base) + 2 * pairs <= limit and len(graph) <= limit:
         return graph, frozenset(), ""
-    title = f"{graph.mode} mode: indicators on {size} norms and {pairs} pairs (not drawn)"
+    title = (
+        f"{graph.mode} mode: indicators on {_count(len(graph.hidden), 'norm')} and {_count(pairs, 'pair')} (not drawn)"
+    )
     return graph.base, frozenset(graph.hidden), title
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _shape(style: Style, center: Point, width: float, marked: bool) -> Patch:

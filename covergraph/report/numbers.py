@@ -43,12 +43,12 @@ def percent(share: float, digits: int = 3) -> str:
 
 
 def _parts(value: float, digits: int, direction: Direction) -> str | tuple[str, int]:
-    """A positional string, or mantissa and exponent."""
+    """A positional string, or mantissa and exponent; a float counts as the decimal number that it prints."""
     if not math.isfinite(value):
         return str(value)
     if value == 0:
         return "0"
-    rounded = Context(prec=digits, rounding=_MODES[direction]).create_decimal(Decimal(value)).normalize()
+    rounded = Context(prec=digits, rounding=_MODES[direction]).create_decimal(Decimal(repr(float(value)))).normalize()
     exponent = rounded.adjusted()
     if -4 <= exponent < 5:
         return f"{rounded:f}"

@@ -20,6 +20,9 @@ VALUES, DERIVATIVES, OURS, VACUOUS = "#4477aa", "#ee8866", "#222222", "#c0392b"
 BARS = 24
 """More covered nodes than this are drawn as the largest ones and "others"."""
 
+TICKS = 24
+"""A heat map has at most this many ticks."""
+
 
 def plot_certificate(certificate: Certificate) -> Figure:
     """Left: each covered node's share of the complexity; right: the certificate's terms against 1."""
@@ -135,8 +138,9 @@ def plot_jacobian_norms(certificate: Certificate) -> Figure:
     figure.colorbar(image, ax=ax)
     if matrix.size <= 400:
         _write_numbers(ax, matrix, float(np.sqrt(shown.min() * shown.max())) if shown.size else 1.0)
-    ax.set_xticks(range(len(columns)), [str(a) for a in columns])
-    ax.set_yticks(range(len(rows)), [str(w) for w in rows])
+    for axis, places in ((ax.xaxis, columns), (ax.yaxis, rows)):
+        shown_places = range(0, len(places), -(-len(places) // TICKS))
+        axis.set_ticks(shown_places, [str(places[i]) for i in shown_places])
     ax.set_xlabel("position of $a$")
     ax.set_ylabel("position of $w$")
     return figure

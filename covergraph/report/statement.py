@@ -55,8 +55,8 @@ def notation(bound: Bound) -> str:
 def augmented_loss(bound: Bound) -> str:
     """Definition 2 with the sets S and P of this graph."""
     graph, place = bound.augmented, bound.symbols.place
-    hidden = ", ".join(str(place(v)) for v in graph.hidden)
-    start = r"$\mathcal{S}$ is empty" if not hidden else rf"$\mathcal{{S}} = \{{{hidden}\}}$"
+    hidden = ", ".join(f"${place(v)}$" for v in graph.hidden)
+    start = rf"$\mathcal{{S}}$ has the nodes {hidden}" if hidden else r"$\mathcal{S}$ is empty"
     size = len(graph.pair_names)
     listed = ", ".join(rf"${place(w)} {{\leftarrow}} {place(a)}$" for w, a in graph.pair_names[:PAIRS_SHOWN])
     more = rf" and ${size - PAIRS_SHOWN}$ more" if size > PAIRS_SHOWN else ""
@@ -112,7 +112,7 @@ def _curved_nodes(bound: Bound) -> str:
         if isinstance(operation, Elementwise) and not operation.function.is_affine:
             found = curvature(operation)
             value = latex(found.value) if found.kind == "exact" else tex(found.upper(), 8, "up")
-            formula = f"${latex(operation.function.expression)}$"
+            formula = rf"\rule[-2ex]{{0pt}}{{5ex}}$\displaystyle {latex(operation.function.expression)}$"
             key = (formula, f"${value}$", found.kind, f"Lemma 5: {escape(found.argument)}")
             rows.setdefault(key, []).append(place)
         elif isinstance(operation, Product):
@@ -122,7 +122,7 @@ def _curved_nodes(bound: Bound) -> str:
     if not rows:
         return r"All nodes are affine: $\bar\tau = 0$."
     header = ("operation", "positions", r"$\bar\tau$", "kind", "why")
-    body = [(key[0], f"${', '.join(places)}$", *key[1:]) for key, places in rows.items()]
+    body = [(key[0], ", ".join(f"${place}$" for place in places), *key[1:]) for key, places in rows.items()]
     return paragraphs(
         r"Where nothing has collapsed, $\|\Delta J_{x,u}\|_{\mathrm{op}} \leq "
         r"\sum_{u'} \bar\tau_{x;u,u'} \|\Delta h_{u'}\|$. For an element-wise function, $\bar\tau = \sup |\varphi''|$. "

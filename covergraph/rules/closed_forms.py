@@ -1,9 +1,9 @@
 """Closed forms of sup |f|, proposed by sympy and proved by enclosures (Lemma 5).
 
-Candidates are ends of the piece, 0, zeros of linear arguments, roots of polynomial factors of f' in t or y = e^(ct), extrema of sin
-and cos, and limits at infinity. They may be incomplete: a value M = |f(t_i)| is accepted only if |f| <= M
-is proved near each t_i (f'(t_i) = 0 and |f| concave there, or t_i an end towards which |f| rises, or a
-limit that |f| approaches without decreasing) and |f| < M is proved by branch and bound everywhere else.
+Candidates are ends of the piece, 0, zeros of linear arguments, roots of f' where it is algebraic in t or in
+y = e^(ct), extrema of sin and cos, and limits at infinity. They may be incomplete: a value M = |f(t_i)| is
+accepted only if |f| <= M is proved near each t_i (where f'(t_i) = 0 and |f| is concave, or t_i is an end or
+infinity and |f| rises towards it) and |f| < M is proved by branch and bound everywhere else.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from covergraph.rules.enclosure.tape import Boxes, Tape
 from covergraph.rules.pieces import Piece
 
 Y, Z = sympy.symbols("y z", positive=True)
+# Beyond these numbers of operations sympy may take minutes; a certified number is as good.
 _HIGHEST_DEGREE = 12
-_LONGEST = 100
+_LARGEST_SLOPE = 40
+_LARGEST_VALUE = 100
 _SMALLEST_NEIGHBORHOOD = 2.0**-20
 
 
@@ -46,6 +48,13 @@ class ClosedForm:
 
 def closed_form(curve: Curve, piece: Piece, enclosure: Enclosure) -> ClosedForm | None:
     """sup |f| over the piece as an exact number with a proof, or None."""
+    try:
+        return _proved(curve, piece, enclosure)
+    except UndefinedError:  # a candidate whose number no interval can hold
+        return None
+
+
+def _proved(curve: Curve, piece: Piece, enclosure: Enclosure) -> ClosedForm | None:
     found = [*_at_points(curve, piece, enclosure), *_at_infinity(curve, piece, enclosure)]
     if not found:
         return None
@@ -112,7 +121,11 @@ def _roots(curve: Curve) -> Iterator[sympy.Expr]:
     t = curve.symbol
     slope, rate = _in_exponentials(curve.slope, t)
     bells = slope.atoms(sympy.exp)
-    if slope.has(sympy.tanh, sympy.log, sympy.erf, sympy.atan, sympy.sin, sympy.cos) or len(bells) > 1:
+    if (
+        len(slope.atoms(sympy.Function)) > len(bells)
+        or len(bells) > 1
+        or sympy.count_ops(slope) > _LARGEST_SLOPE
+    ):
         return
     for bell in bells:
         slope = slope.xreplace({bell: Z})
@@ -127,10 +140,14 @@ def _roots(curve: Curve) -> Iterator[sympy.Expr]:
 
 
 def _real_roots(polynomial: sympy.Poly) -> list[sympy.Expr]:
-    """The real roots that square roots express: of factors of degree 1 and 2, and of degree 4 in the square."""
+    """The real roots of factors of degree at most 2, or of degree 4 and even: square roots express them."""
     monic = polynomial.monic()
     factors = [f for f, _ in monic.factor_list()[1]] if monic.domain in (sympy.ZZ, sympy.QQ) else [monic]
-    solvable = (f for f in factors if f.degree() <= 2 or (f.degree() == 4 and f.compose(sympy.Poly(-f.gen, f.gen)) == f))
+    solvable = (
+        f
+        for f in factors
+        if f.degree() <= 2 or (f.degree() == 4 and f.compose(sympy.Poly(-f.gen, f.gen)) == f)
+    )
     return sorted((r for f in solvable for r in sympy.roots(f) if r.is_real), key=float)
 
 
@@ -150,7 +167,7 @@ def _at(expression: sympy.Expr, t: sympy.Symbol, point: sympy.Expr) -> sympy.Exp
     function, rate = _in_exponentials(expression, t)
     place = {Y: sympy.exp(rate * point), t: point}
     value = function.subs(place)
-    if sympy.count_ops(value) > _LONGEST:
+    if sympy.count_ops(value) > _LARGEST_VALUE:
         return value
     numerator, denominator = sympy.fraction(sympy.together(function))
     quotient = sympy.expand(numerator.subs(place)) / sympy.expand(denominator.subs(place))

@@ -78,8 +78,8 @@ def refuse_jump(phi: sympy.Expr, left: Piece, right: Piece, order: int, t: sympy
             )
         raise UnsupportedOperationError(
             f"phi = {phi} has a kink at t={at} (slopes {sides[0]} and {sides[1]}), so phi' has no Lipschitz "
-            "constant; kinks need a condition on the pre-activation, which is not available yet: use a smooth "
-            "function"
+            "constant; kinks need a condition on the pre-activation, which is not available yet: use a "
+            "smooth function"
         )
 
 

@@ -32,7 +32,7 @@ import sympy
 
 from covergraph.errors import ParameterError, UnsupportedOperationError
 from covergraph.rules.closed_forms import closed_form
-from covergraph.rules.enclosure.intervals import constant
+from covergraph.rules.enclosure.intervals import UndefinedError, constant
 from covergraph.rules.enclosure.search import Curve, Enclosure, initial_regions, maximize, natural_unit
 from covergraph.rules.pieces import Piece, pieces, refuse_jump
 
@@ -78,7 +78,12 @@ def supremum(expression: sympy.Expr, order: int, radius: float | None = None) ->
     parts = pieces(phi, _SYMBOL, radius)
     for left, right in pairwise(parts):
         refuse_jump(phi, left, right, order, _SYMBOL)
-    found = [_on_piece(part, order, expression, radius) for part in parts]
+    try:
+        found = [_on_piece(part, order, expression, radius) for part in parts]
+    except UndefinedError as error:
+        raise UnsupportedOperationError(
+            f"phi = {expression}: {error}; write its constants otherwise"
+        ) from None
     return found[0] if len(found) == 1 else _largest(parts, found)
 
 

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from dense import dense_derivative, spectral
-from handmade import NETWORKS, Network, mlp
+from handmade import NETWORKS, Marked, Network, mlp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from covergraph.bound.choose import choose
+from covergraph.bound.derive import Bound
 from covergraph.errors import NonFiniteError
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.losses import LipschitzLoss
 from covergraph.graph.node import Node
 from covergraph.measure import jacobians
@@ -222,10 +225,7 @@ def test_a_node_may_have_any_name() -> None:
     np.testing.assert_array_equal(found.margins, expected.margins)
 
 
-def graph_like(net: Network, nodes: list[Node]):  # type: ignore[no-untyped-def]
-    from covergraph.graph.computation_graph import ComputationGraph
-    from covergraph.graph.fingerprint import fingerprint
-
+def graph_like(net: Network, nodes: list[Node]) -> ComputationGraph:
     return ComputationGraph(nodes, net.graph.output, fingerprint(nodes, net.module))
 
 
@@ -254,10 +254,9 @@ def test_a_single_model_gives_the_same_numbers_as_its_double() -> None:
     np.testing.assert_array_equal(rows(found), rows(expected))
 
 
-def bound_of(net: Network, module: nn.Module):  # type: ignore[no-untyped-def]
-    return dataclasses.replace(
-        net, module=module, graph=graph_like(dataclasses.replace(net, module=module), list(net.graph.nodes))
-    ).bound()
+def bound_of(net: Network, module: Marked) -> Bound:
+    other = dataclasses.replace(net, module=module)
+    return dataclasses.replace(other, graph=graph_like(other, list(net.graph.nodes))).bound()
 
 
 def test_norms_that_overflow_are_an_error_and_not_infinite_numbers() -> None:

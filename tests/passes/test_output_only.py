@@ -31,14 +31,18 @@ def sines(linear_between: int) -> Case:
     return Case(graph, state, (torch.zeros(1, 1, dtype=torch.float64),))
 
 
-def ones(augmented: AugmentedGraph, gamma: float) -> Parameters:
-    return Parameters(gamma, dict.fromkeys(augmented.hidden, 1.0), dict.fromkeys(augmented.pair_names, 1.0), {}, {})
+def levels(augmented: AugmentedGraph) -> Parameters:
+    """1, but 2 for the derivatives of the output in uncovered nodes: their indicators stay off their ramps."""
+    covered, output = augmented.base.covered, augmented.base.output
+    kappa = {(w, a): 2.0 if w == output and a not in covered else 1.0 for w, a in augmented.pair_names}
+    kappa |= {pair: 2.0 for pair in kappa if pair[1].startswith("double")}
+    return Parameters(0.5, dict.fromkeys(augmented.hidden, 1.0), kappa, {}, {})
 
 
 def slope_at_last_linear(case: Case, mode: Mode, cut: dict[str, float]) -> tuple[float, float, list[float]]:
     """|dz/dh_{f3}| just below its value, z there, and the values of the indicators at it."""
     augmented = augment(case.graph, mode=mode)
-    y, parameters = torch.ones(1, dtype=torch.int64), ones(augmented, 0.5)
+    y, parameters = torch.ones(1, dtype=torch.int64), levels(augmented)
     tensors = {
         name: torch.full((1, 1, 1) if name.startswith("J[") else (1, 1), value, dtype=torch.float64)
         for name, value in cut.items()
@@ -76,16 +80,16 @@ def test_output_only_mode_fails_on_genuine_networks(L: int) -> None:
 
 def minimal_constant(case: Case) -> float:
     augmented = augment(case.graph, mode="minimal")
-    p = ones(augmented, 0.5)
+    p = levels(augmented)
     return release_lipschitz(augmented, 2.0, p.s, p.kappa, derive(augmented).taubar).hidden("f3")
 
 
 def test_minimal_mode_has_a_constant_where_output_only_mode_has_none() -> None:
     case = sines(0)
     augmented = augment(case.graph, mode="output-only")
-    assert set(augmented.pair_names) == {("sin3", "f1"), ("sin3", "f3")}
-    p = ones(augmented, 0.5)
+    assert set(augmented.pair_names) == {("sin3", v) for v in ("f1", "sin1", "f3")}
+    p = levels(augmented)
     constants = release_lipschitz(augmented, 2.0, p.s, p.kappa, derive(augmented).taubar)
     with pytest.raises(MissingPairError):
         constants.hidden("f3")
-    assert minimal_constant(case) == pytest.approx(9, rel=1e-12)
+    assert minimal_constant(case) == pytest.approx(8, rel=1e-12)

@@ -1,7 +1,7 @@
 """Entropies by brute force (Lemmas 2-4): covers built atom by atom, and patch matrices by explicit loops.
 
 Lemma 2's cover consists of the averages of k atoms, k = ceil(coefficient / eps^2), out of `count` signed and
-scaled unit matrices. For tiny classes all averages are listed, and every sampled member must be near one of them.
+scaled unit matrices. For tiny classes all averages are listed: every sampled member must be near one of them.
 """
 
 from __future__ import annotations

@@ -102,7 +102,9 @@ def times(a: sympy.Expr, b: sympy.Expr) -> tuple[float, sympy.Expr]:
     """The product as an exact float times a monomial with one exponential (sympy leaves e^p e^-p alone)."""
     factors = sympy.Mul.make_args(a) + sympy.Mul.make_args(b)
     exponent = sympy.Add(*(f.exp for f in factors if isinstance(f, sympy.exp)))
-    product = sympy.Mul(sympy.exp(sympy.expand(exponent)), *(f for f in factors if not isinstance(f, sympy.exp)))
+    product = sympy.Mul(
+        sympy.exp(sympy.expand(exponent)), *(f for f in factors if not isinstance(f, sympy.exp))
+    )
     number, monomial = product.as_coeff_Mul()
     value = float(number)
     return (value, monomial) if sympy.Rational(value) == number else (1.0, product)

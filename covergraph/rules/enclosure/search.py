@@ -24,7 +24,7 @@ from covergraph.rules.enclosure.tape import Boxes, Tape
 
 TOLERANCE = 1e-7
 _FLOOR = 1e-13
-_GROWTH = 4.0
+_GROWTH = 2.0
 _REACH = 2.0**26
 _SPLITS = 3_000
 _UNBOUNDED_SPLITS = 300
@@ -41,6 +41,7 @@ class Region:
 
     @property
     def towards(self) -> int:
+        """The sign of t on a ray."""
         return 1 if self.lower > 0 else -1
 
     @property
@@ -48,11 +49,15 @@ class Region:
         """The end next to 0, without its sign."""
         return min(abs(self.lower), abs(self.upper))
 
+    @property
+    def sample(self) -> float:
+        """The start of a ray, the middle of an interval."""
+        return self.towards * self.start if self.is_ray else self.lower + (self.upper - self.lower) / 2
+
     def split(self) -> tuple[Region, ...]:
         """Two halves of an interval; the near interval and the far ray of a ray."""
         if not self.is_ray:
-            middle = self.lower + (self.upper - self.lower) / 2
-            return Region(self.lower, middle), Region(middle, self.upper)
+            return Region(self.lower, self.sample), Region(self.sample, self.upper)
         cut = self.towards * _GROWTH * self.start
         if self.lower < cut < self.upper:
             near, far = Region(self.lower, cut), Region(cut, self.upper)
@@ -82,11 +87,11 @@ class Curve:
             return self._function_tape.run(_BOXES, x)[0]
         natural, slope, _ = self._both_tape.run(_BOXES, x)
         if slope[0] >= 0.0 or slope[1] <= 0.0 or self._is_monotone_on(region):
-            ends = [self._function_tape.run(_BOXES, (end, end))[0] for end in x]
+            ends = [self._function_tape.run(_BOXES, intervals.point(end))[0] for end in x]
             return intervals.intersect(natural, intervals.hull(*ends))
-        middle = x[0] + (x[1] - x[0]) / 2
-        centre = self._function_tape.run(_BOXES, (middle, middle))[0]
-        offset = intervals.add(x, (-middle, -middle))
+        middle = intervals.point(region.sample)
+        centre = self._function_tape.run(_BOXES, middle)[0]
+        offset = intervals.add(x, intervals.negate(middle))
         return intervals.intersect(natural, intervals.add(centre, intervals.multiply(slope, offset)))
 
     def _is_monotone_on(self, region: Region) -> bool:
@@ -141,12 +146,8 @@ class Curve:
 
     def _value_within(self, region: Region) -> float:
         """A lower bound of |f| at one point of the region."""
-        if region.is_ray:
-            point = region.towards * region.start
-        else:
-            point = region.lower + (region.upper - region.lower) / 2
         try:
-            return intervals.magnitude(self._function_tape.run(_BOXES, (point, point))[0])[0]
+            return intervals.magnitude(self._function_tape.run(_BOXES, intervals.point(region.sample))[0])[0]
         except UndefinedError:
             return 0.0
 
@@ -184,7 +185,9 @@ def initial_regions(lower: float, upper: float, unit: float = 1.0) -> list[Regio
 def natural_unit(phi: sympy.Expr, symbol: sympy.Symbol) -> float:
     """A power of two on whose scale the arguments of the functions in phi vary by about 1."""
     arguments = [a.args[0] for a in phi.atoms(sympy.Function) if a.args[0].is_polynomial(symbol)]
-    rates = [intervals.magnitude(intervals.constant(a.coeff(symbol)))[1] for a in map(sympy.expand, arguments)]
+    rates = [
+        intervals.magnitude(intervals.constant(a.coeff(symbol)))[1] for a in map(sympy.expand, arguments)
+    ]
     fastest = max(rates, default=0.0)
     return 2.0 ** -round(math.log2(fastest)) if 2.0**-20 < fastest < 2.0**20 else 1.0
 

@@ -1,0 +1,168 @@
+"""The command line: what it prints fits a hundred columns, what it writes exists, what is wrong is said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from covergraph import __version__
+from covergraph.cli import app, load_model, load_sample
+from covergraph.report.write import FILES
+
+FACTORIES = """
+import torch
+from torch import nn
+
+def plain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+def pair():
+    return plain(), plain()
+
+def relu():
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+def nothing():
+    return 3
+"""
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with models and data, on the path of imports."""
+    (tmp_path / "own_networks.py").write_text(FACTORIES)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(30, 6))
+    np.savez(tmp_path / "data.npz", x=x, y=generator.integers(0, 3, 30))
+    np.savez(tmp_path / "labels.npz", x=x, y=np.full(30, 7))
+    np.savez(tmp_path / "short.npz", x=x, y=np.zeros(29, dtype=int))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the quick demo prints and where it writes."""
+    out = tmp_path_factory.mktemp("demo")
+    result = invoke("demo", "--quick", "--no-pdf", "--out", out)
+    assert result.exit_code == 0, result.output
+    return result.output, out
+
+
+def test_version() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output.strip() == f"covergraph {__version__}"
+
+
+def test_demo_fits_a_hundred_columns(demo: tuple[str, Path]) -> None:
+    lines = [line for line in demo[0].splitlines() if not line.startswith(("report: ", "picture: "))]
+    assert max(len(line.replace("\u0303", "").replace("\u0304", "").rstrip()) for line in lines) <= 100
+
+
+def test_demo_shows_graph_formulas_table_and_sentences(demo: tuple[str, Path]) -> None:
+    text = demo[0]
+    assert "layers.0 = linear(flatten) : 32 {weight=layers.0.weight} @ layers.0" in text
+    assert "κ̃h[2] = 2·√2·κ[6←2]/γ + Σ[w=2..6] κ̄[w←2]·ς[w]" in text
+    (head,) = [line.split() for line in text.splitlines() if line.split()[:1] == ["network"]]
+    assert head == ["network", "MLP", "residual", "MLP", "convolutional"]
+    for quantity in ("train error", "test error", "samples n", "mean of z̃", "C/√n (log10)", "Theorem 5.1", "seconds"):
+        assert any(line.strip().startswith(quantity) for line in text.splitlines()), quantity
+    (certified,) = [line for line in text.splitlines() if line.strip().startswith("certificate")]
+    assert certified.count("vacuous") == 3
+    assert "— (the graph is" in text
+    assert text.count("With probability at least 95 %") == 3 and "each with probability at least 95 %" in text
+
+
+def test_demo_writes_reports_and_pictures(demo: tuple[str, Path]) -> None:
+    text, out = demo
+    for name in ("mlp", "residual-mlp", "convolutional"):
+        assert {path.name for path in (out / name).iterdir()} == set(FILES)
+        assert str(out / name / "report.tex") in text
+    assert (out / "comparison.png").stat().st_size > 0
+
+
+def test_report_of_a_network_of_one_s_own(folder: Path) -> None:
+    result = invoke("report", "own_networks:pair", "--data", "data.npz", "--out", "own", "--no-pdf", "--delta", "0.01")
+    assert result.exit_code == 0, result.output
+    assert "99 %" in result.output and "own_networks:pair" in result.output
+    text = (folder / "own" / "report.tex").read_text()
+    assert "initial weights" in text and r"own\_networks:pair" in text
+
+
+def test_report_in_paper_mode_without_initial_weights(folder: Path) -> None:
+    result = invoke("report", "own_networks:plain", "--data", "data.npz", "--out", "own", "--no-pdf", "--mode", "paper")
+    assert result.exit_code == 0, result.output
+    text = (folder / "own" / "report.tex").read_text()
+    assert "paper mode" in text and "reference weights: zero" in text
+
+
+def test_weights_are_loaded(folder: Path) -> None:
+    network, _ = load_model("own_networks:plain", None)
+    state = {name: value + 1 for name, value in network.state_dict().items()}
+    torch.save(state, folder / "weights.pt")
+    loaded, initial = load_model("own_networks:pair", folder / "weights.pt")
+    assert initial is not None
+    assert torch.equal(loaded.state_dict()["0.weight"], state["0.weight"])
+    assert not torch.equal(initial.state_dict()["0.weight"], state["0.weight"])
+
+
+def test_report_of_an_exported_program(folder: Path) -> None:
+    network, _ = load_model("own_networks:plain", None)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(network.eval(), (torch.zeros(4, 6),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, folder / "model.pt2")
+    result = invoke("report", "model.pt2", "--data", "data.npz", "--out", "own", "--no-pdf")
+    assert result.exit_code == 0, result.output
+
+
+def test_samples_keep_integers_and_take_floats_in_the_models_precision(folder: Path) -> None:
+    assert load_sample("data.npz").tensors[0].dtype == torch.float32
+    np.savez("tokens.npz", x=np.zeros((3, 2), dtype=np.int64), y=np.zeros(3, dtype=np.int64))
+    assert load_sample("tokens.npz").tensors[0].dtype == torch.int64
+    assert len(load_sample("digits")) == 1437
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["own_networks"], "expected package.module:factory"),
+        (["own_networks:missing"], "cannot find own_networks:missing"),
+        (["no_such_module:f"], "No module named"),
+        (["own_networks:nothing"], "gave int, expected a torch module"),
+        (["nothing.pt2"], "no file of torch.export.save"),
+        (["own_networks:plain", "--data", "nothing.npz"], "expected 'digits' or an .npz file"),
+        (["own_networks:plain", "--data", "short.npz"], "30 inputs and 29 labels"),
+        (["own_networks:plain", "--data", "data.npz", "--mode", "fast"], "expected one of minimal, paper"),
+        (["own_networks:plain", "--weights", "data.npz"], "do not fit"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_said(folder: Path, arguments: list[str], message: str) -> None:
+    result = invoke("report", *arguments, "--no-pdf")
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        (["own_networks:relu", "--data", "data.npz"], "UnsupportedOperationError: "),
+        (["own_networks:plain", "--data", "labels.npz"], "LabelError: "),
+        (["own_networks:plain", "--data", "data.npz", "--delta", "2"], "ParameterError: "),
+    ],
+)
+def test_an_error_of_covergraph_is_one_message(folder: Path, arguments: list[str], start: str) -> None:
+    result = invoke("report", *arguments, "--no-pdf")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(start) and "Traceback" not in result.output
