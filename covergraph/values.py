@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["exact", "certified", "estimate"]
-"""exact: the value up to rounding, which the ends enclose; certified: [lower, upper] encloses the value;
-estimate: neither end is guaranteed (never used in a certificate)."""
+"""exact: the value up to rounding in double precision; certified: [lower, upper] encloses the value, as exactly;
+estimate: neither end is guaranteed, as in single precision (never used in a certificate).
+
+The ends enclose the rounding of the norm itself. The entries of its matrix are taken as computed in double precision;
+the certificate allows for a relative error of 1e-9 of each sample's norms (`bound.rademacher.ROUNDING`)."""
 
 Pair = tuple[str, str]
 """(w, a): the total derivative D_{w<-a} of node w with respect to node a."""

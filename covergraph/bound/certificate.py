@@ -15,7 +15,7 @@ from covergraph.bound.derive import Bound, Contribution
 from covergraph.bound.paper import PaperValue
 from covergraph.bound.paper_values import paper_values
 from covergraph.bound.product import ProductBound, product_of_lipschitz
-from covergraph.bound.rademacher import check_delta, complexity, deviation, dudley, one_step, samples_needed
+from covergraph.bound.rademacher import ROUNDING, check_delta, complexity, deviation, dudley, one_step, samples_needed
 from covergraph.errors import ForeignModelError, ParameterError
 from covergraph.graph.losses import GAMMA
 from covergraph.values import Floats, Measurements, Parameters
@@ -23,9 +23,6 @@ from covergraph.values import Floats, Measurements, Parameters
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-ROUNDING = 1 + 1e-9
-"""Covers the rounding of the double arithmetic that evaluates the closed forms."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +130,13 @@ def certify(
     """Evaluate Theorem 3 at the parameters (see `Bound.evaluate`)."""
     check_same_model(bound, measurements)
     check_delta(delta)
+    _check_kinds(measurements)
     _check_membership(measurements, parameters)
     tau = loss_slope(bound, parameters)
     constants = release_lipschitz(bound.augmented, tau, parameters.s, parameters.kappa, bound.taubar)
     shares = _shares(bound, constants, measurements, parameters)
     C = complexity([s.weight for s in shares], [s.root for s in shares]) * ROUNDING
-    training = float(np.mean(augmented_loss(bound, measurements, parameters)))
+    training = float(np.mean(augmented_loss(bound, measurements, parameters, allowance=ROUNDING - 1)))
     cost = _union_cost(parameters, choices)
     n = measurements.n
     routes = {"Dudley": dudley(C, n), "one step": one_step(C, n)}
@@ -170,25 +168,30 @@ def loss_slope(bound: Bound, parameters: Parameters) -> float:
     return float(value) * (1 + 2**-50)
 
 
-def augmented_loss(bound: Bound, measurements: Measurements, parameters: Parameters) -> Floats:
-    """z on every sample, from the upper ends of its norms: shape (n,)."""
+def augmented_loss(bound: Bound, measurements: Measurements, parameters: Parameters, allowance: float = 0.0) -> Floats:
+    """z on every sample, from the upper ends of its norms: shape (n,).
+
+    `allowance`: a relative error of norms, and of margins relative to the largest one, for which z is still an
+    upper end.
+    """
     if measurements.margins is not None:
         assert parameters.gamma is not None
-        loss = np.clip(1 - measurements.margins / parameters.gamma, 0, 1)
+        slack = allowance * np.abs(measurements.margins).max()
+        loss = np.clip(1 - (measurements.margins - slack) / parameters.gamma, 0, 1)
     else:
         assert measurements.losses is not None
         loss = measurements.losses
     product = np.ones(measurements.n)
     for v in bound.augmented.hidden:
-        product *= _indicator(measurements.hidden_values[v], _lookup(parameters.s, v, "s"))
+        product *= _indicator(measurements.hidden_values[v], _lookup(parameters.s, v, "s"), allowance)
     for pair in bound.augmented.pair_names:
-        product *= _indicator(measurements.pair_values[pair], _lookup(parameters.kappa, pair, "kappa"))
+        product *= _indicator(measurements.pair_values[pair], _lookup(parameters.kappa, pair, "kappa"), allowance)
     result: Floats = 1 + (loss - 1) * product
     return result
 
 
-def _indicator(values: Floats, threshold: float) -> Floats:
-    result: Floats = np.clip(2 - values / threshold, 0, 1)
+def _indicator(values: Floats, threshold: float, allowance: float) -> Floats:
+    result: Floats = np.clip(2 - values * (1 + allowance) / threshold, 0, 1)
     return result
 
 
@@ -250,6 +253,16 @@ def check_same_model(bound: Bound, measurements: Measurements) -> None:
         raise ParameterError(
             f"bound: the measurements lack {what}; they were made for another mode or loss: measure with this bound"
         )
+
+
+def _check_kinds(measurements: Measurements) -> None:
+    """An estimate must not enter a certificate."""
+    for name, value in [*measurements.hidden.items(), *measurements.pairs.items()]:
+        if value.kind == "estimate":
+            raise ParameterError(
+                f"bound: the norm of {name!r} is an estimate ({measurements.dtype}), expected an exact or certified "
+                "number; measure with dtype=torch.float64"
+            )
 
 
 def _check_membership(measurements: Measurements, parameters: Parameters) -> None:

@@ -22,7 +22,7 @@ from covergraph.measure.jacobians import filled_norms, pair_norms
 from covergraph.measure.layers import layer_sizes
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
 from covergraph.measure.norms import exact, largest, rounding
-from covergraph.values import Floats, Measurements, Pair
+from covergraph.values import Floats, Kind, Measurements, Pair
 
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
@@ -48,7 +48,8 @@ def measure(
     The loader yields (inputs, labels) and is read twice: first to check and count, then to measure. `init_model`:
     reference weights that do not depend on the sample (the initialization), else 0. `fill`: measure edges only
     and fill in the pairs by Proposition 2 (cheap, valid, larger). Dense, exact singular values: for layers up to
-    a few hundred units. `device` defaults to the model's.
+    a few hundred units. `device` defaults to the model's. In another `dtype` than float64 the norms are estimates:
+    good for a look, refused by a certificate.
     Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`.
     """
     graph = bound.graph
@@ -182,20 +183,22 @@ def _collect(
     weights = _cast(state_of(model), cpu, torch.float64)
     reference = None if init_model is None else _cast(state_of(init_model), cpu, torch.float64)
     margin = bound.augmented.loss.has_margin
+    kind: Kind = "exact" if dtype == torch.float64 else "estimate"  # rounding of the forward pass has no bound yet
     return Measurements(
         n=n,
         fingerprint=graph.fingerprint,
         dtype=str(dtype).removeprefix("torch."),
         reference="zero" if init_model is None else "initial weights",
         hidden={
-            name: largest(value, rounding(dtype, 1, graph[name].size), "Euclidean") for name, value in hidden.items()
+            name: largest(value, rounding(dtype, 1, graph[name].size), "Euclidean", kind)
+            for name, value in hidden.items()
         },
         pairs={
             (w, a): largest(
                 value,
                 rounding(dtype, graph[w].size, graph[a].size),
                 "operator",
-                "certified" if fill else "exact",
+                "certified" if fill and kind == "exact" else kind,
             )
             for (w, a), value in pairs.items()
         },

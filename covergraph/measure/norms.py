@@ -38,7 +38,7 @@ def largest(values: Floats, relative: float, norm: str, kind: Kind = "exact") ->
     """The maximum over samples of non-negative upper ends, which are `relative` above the computed values."""
     sample = int(values.argmax())
     upper = float(values[sample])
-    lower = upper * (1 - relative) / (1 + relative) if kind == "exact" else 0.0
+    lower = 0.0 if kind == "certified" else upper * (1 - relative) / (1 + relative)
     return Measurement(max(lower, 0.0), upper, kind, norm, sample)
 
 

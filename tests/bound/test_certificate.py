@@ -52,7 +52,8 @@ def test_z_by_hand(make: Any, share: float) -> None:
         expected.append(1 + (loss - 1) * math.prod(min(max(f, 0.0), 1.0) for f in factors))
     z = augmented_loss(bound, found, parameters)
     np.testing.assert_allclose(z, expected, rtol=1e-9)
-    assert bound.evaluate(found, parameters).training == pytest.approx(np.mean(expected), rel=1e-9)
+    training = bound.evaluate(found, parameters).training
+    assert np.mean(expected) <= training <= np.mean(expected) + 1e-6  # with its allowance for rounding
     assert (z >= np.clip(1 - found.margins / parameters.gamma, 0, 1)).all()
     assert (z >= (found.margins <= 0)).all()
     assert (share < 1) == bool((z > np.clip(1 - found.margins / parameters.gamma, 0, 1) + 1e-6).any())

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound
-from covergraph.errors import NonFiniteError
+from covergraph.errors import NonFiniteError, ParameterError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.losses import LipschitzLoss
@@ -141,7 +141,7 @@ def test_per_sample_arrays_give_the_mean_of_z_that_the_graph_computes(name: str)
         for *inputs, labels in DataLoader(dataset, batch_size=3, shuffle=True)
         for value in bound.augmented.run(net.module, inputs, labels, tight).tolist()
     ]
-    assert certificate.training == pytest.approx(np.mean(z), rel=1e-9)
+    assert np.mean(z) <= certificate.training <= np.mean(z) * (1 + 1e-6)  # with its allowance for rounding
     assert np.mean(z) > np.mean(losses) + 1e-3
 
 
@@ -187,15 +187,17 @@ def test_norms_in_single_precision_enclose_those_of_the_matrices_as_computed(nam
         assert max(pairs[pair]) == pytest.approx(at.upper, rel=slack)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the ends in float32 do not allow for the forward pass's rounding errors"
-)
-def test_upper_ends_in_single_precision_are_above_the_truth() -> None:
+def test_norms_in_single_precision_are_estimates_that_no_certificate_takes() -> None:
+    """Here some upper ends in float32 lie below the truth: they do not allow for the forward pass's rounding."""
     net = mlp((1,) * 12, bias=True, seed=0, scale=2.0)
-    found = measure(net.bound("paper"), net.module, net.loader(64, 64), dtype=torch.float32)
-    exact = measure(net.bound("paper"), net.module, net.loader(64, 64))
+    bound = net.bound("paper")
+    found = measure(bound, net.module, net.loader(64, 64), dtype=torch.float32)
+    exact = measure(bound, net.module, net.loader(64, 64))
     gaps = [found.pair_values[pair] / exact.pair_values[pair] - 1 for pair in exact.pairs]
-    assert np.concatenate(gaps).min() >= -1e-12
+    assert np.concatenate(gaps).min() < 0
+    assert {m.kind for m in (*found.hidden.values(), *found.pairs.values())} == {"estimate"}
+    with pytest.raises(ParameterError, match=r"float32.*expected an exact or certified.*float64"):
+        bound.evaluate(found, choose(bound, exact))
 
 
 def test_losses_of_the_user_are_measured_instead_of_margins() -> None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import mpmath
 import pytest
 import sympy
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from covergraph.rules.enclosure import functions, intervals
@@ -67,8 +67,8 @@ ORACLES: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
 @given(x=inside())
 def test_functions_and_their_slopes_contain_the_exact_result(name: str, x: tuple[Interval, float]) -> None:
     rule, oracle = functions.RULES[name], ORACLES[name]
-    assume(name != "log" or x[0][0] > 0)
-    assume(max(map(abs, x[0])) < 600)
+    if max(map(abs, x[0])) > 600 or (name == "log" and x[0][0] <= 0):
+        return
     with mpmath.workdps(40):
         low, high = rule.value(x[0])
         assert low <= oracle(mpmath.mpf(x[1])) <= high
