@@ -12,7 +12,7 @@ from torch import nn
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
-from covergraph.errors import EmptyLoaderError
+from covergraph.errors import EmptyLoaderError, LoaderChangedError
 from covergraph.graph.augmented import Mode
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss
@@ -65,8 +65,14 @@ def analyze(
 def _example(loader: Iterable[Any]) -> tuple[torch.Tensor, ...]:
     """The inputs of the first batch."""
     for item in loader:
+        if not isinstance(item, (tuple, list)) or len(item) < 2:
+            raise LoaderChangedError(
+                f"analyze: the loader gave a {type(item).__name__}, expected batches (inputs, labels); wrap the dataset"
+            )
         *inputs, _ = item
         if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)):
             inputs = list(inputs[0])
-        return tuple(x[:2] for x in inputs)
+        tensors = tuple(torch.as_tensor(x)[:2] for x in inputs)
+        if len(tensors[0]):
+            return tensors
     raise EmptyLoaderError("analyze: the loader gave no batch, expected at least one sample")

@@ -33,7 +33,7 @@ class Measurement:
     sample: int | None = None
 
     def __post_init__(self) -> None:
-        assert 0 <= self.lower <= self.upper, f"a measurement needs 0 <= {self.lower} <= {self.upper}"
+        assert self.lower <= self.upper, f"a measurement needs {self.lower} <= {self.upper}"
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,12 @@ class Measurements:
     """Everything that was measured on one model and one sample; all n samples were measured.
 
     hidden[v]: max ||h_v||; pairs[w, a]: max ||D_{w<-a}||_op; root_mean_square[v]: (mean ||h_v||^2)^(1/2) of
-    data-only nodes. The per-sample arrays (n,) hold upper ends of norms; `margins` is None for a user's own loss,
-    whose values are then in `losses`.
+    data-only nodes; loss: the loss of the bound. The per-sample arrays (n,) hold upper ends of norms; `margins` is
+    None for a user's own loss, whose values are then in `losses`.
     """
 
     n: int
+    loss: Any
     fingerprint: str
     dtype: str
     reference: Literal["initial weights", "zero"]
@@ -74,6 +75,16 @@ class Measurements:
     losses: Floats | None
     hidden_values: Mapping[str, Floats] = field(repr=False)
     pair_values: Mapping[Pair, Floats] = field(repr=False)
+
+    @property
+    def margin(self) -> Measurement | None:
+        """The smallest margin over the sample; None for a user's own loss."""
+        if self.margins is None:
+            return None
+        sample, slack = int(self.margins.argmin()), 1e-9 * float(np.abs(self.margins).max())
+        smallest = float(self.margins[sample])
+        kind: Kind = "exact" if self.dtype == "float64" else "estimate"
+        return Measurement(smallest - slack, smallest + slack, kind, "margin", sample)
 
     @property
     def training_error(self) -> float | None:

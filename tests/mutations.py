@@ -143,7 +143,7 @@ RULES = (
     _row("conv: count of the cover / 2", COVER, "[1:]),\n        count=2 *", "[1:]),\n        count=1 *", ENTROPY),
     _row("conv: overlap without gcd", COVER, "-(-k * math.gcd(s, d) // s)", "-(-k // s)", OVERLAP),
     _row("soft indicator: slope / 2", GRAPH, SLOPE, "(1.5 - value / threshold / 2).clamp(0, 1)", AUGMENTED),
-    _row("certificate's indicator: slope / 2", CERTIFY, "2 - values / thr", "1.5 - values / 2 / thr", AUGMENTED),
+    _row("certificate's indicator: slope / 2", CERTIFY, "2 - values * (1 + allowance) / thr", "1.5 - values / 2 / thr", AUGMENTED),
     _row("z without the norms", GRAPH, FACTORS, FACTORS.replace(" *norms,", ""), AUGMENTED),
 )
 
@@ -152,7 +152,7 @@ ROUTES = (
     _row("E_g of values: no 2, number", CERTIFY, "math.sqrt(2 * coefficient", "math.sqrt(coefficient", CERTIFICATE),
     _row("E_g of derivatives: no 2, number", CERTIFY, "math.sqrt(2 * b**2", "math.sqrt(b**2", CERTIFICATE),
     _row("radius s, not 2 s, expression", SYMBOLS, "else 2 * self.s(u)", "else self.s(u)", STATEMENT),
-    _row("radius s, not 2 s, number", CERTIFY, "else 2 * _lookup(", "else _lookup(", CERTIFICATE),
+    _row("radius s, not 2 s, number", CERTIFY, "else 2 * lookup(", "else lookup(", CERTIFICATE),
     _row("Dudley: 6, not 12, number", NUMBERS, "return 12 * ratio * (1", "return 6 * ratio * (1", RADEMACHER),
     _row("Dudley: 6, not 12, expression", THEOREM_3, "(12 * _ratio * (1", "(6 * _ratio * (1", STATEMENT),
     _row("one step / 2, number", NUMBERS, "2**0.75 *", "2**-0.25 *", RADEMACHER),

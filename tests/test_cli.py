@@ -98,7 +98,7 @@ def test_report_of_a_network_of_one_s_own(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "99 %" in result.output and "own_networks:pair" in result.output
     text = (folder / "own" / "report.tex").read_text()
-    assert "initial weights" in text and r"own\_networks:pair" in text
+    assert "weights before training" in text and r"own\_networks:pair" in text
 
 
 def test_report_in_paper_mode_without_initial_weights(folder: Path) -> None:

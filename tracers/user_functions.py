@@ -34,6 +34,7 @@ class UserFunctions:
                     "as torch.ops.aten.mish.default, a function such as F.mish, or a module class such as "
                     "nn.Mish"
                 )
+            row.check()
             by_target[target] = row
             if not isinstance(target, type):
                 by_name[canonical_name(target)] = row

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy
 
+from covergraph.bound.checks import check_kinds, check_membership, check_same_model, lookup, price
 from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
 from covergraph.bound.derive import Bound, Contribution
 from covergraph.bound.paper import PaperValue
 from covergraph.bound.paper_values import paper_values
 from covergraph.bound.product import ProductBound, product_of_lipschitz
-from covergraph.bound.rademacher import ROUNDING, check_delta, complexity, deviation, dudley, one_step, samples_needed
-from covergraph.errors import ForeignModelError, ParameterError
+from covergraph.bound.rademacher import (
+    ROUNDING,
+    check_delta,
+    complexity,
+    deviation,
+    dudley,
+    one_step,
+    samples_needed,
+)
+from covergraph.errors import ParameterError
 from covergraph.graph.losses import GAMMA
 from covergraph.values import Floats, Measurements, Parameters
 
@@ -130,14 +138,14 @@ def certify(
     """Evaluate Theorem 3 at the parameters (see `Bound.evaluate`)."""
     check_same_model(bound, measurements)
     check_delta(delta)
-    _check_kinds(measurements)
-    _check_membership(measurements, parameters)
+    check_kinds(measurements)
+    check_membership(measurements, parameters)
     tau = loss_slope(bound, parameters)
     constants = release_lipschitz(bound.augmented, tau, parameters.s, parameters.kappa, bound.taubar)
     shares = _shares(bound, constants, measurements, parameters)
     C = complexity([s.weight for s in shares], [s.root for s in shares]) * ROUNDING
     training = float(np.mean(augmented_loss(bound, measurements, parameters, allowance=ROUNDING - 1)))
-    cost = _union_cost(parameters, choices)
+    cost = price(parameters, choices)
     n = measurements.n
     routes = {"Dudley": dudley(C, n), "one step": one_step(C, n)}
     route = min(routes, key=lambda name: routes[name])
@@ -183,9 +191,9 @@ def augmented_loss(bound: Bound, measurements: Measurements, parameters: Paramet
         loss = measurements.losses
     product = np.ones(measurements.n)
     for v in bound.augmented.hidden:
-        product *= _indicator(measurements.hidden_values[v], _lookup(parameters.s, v, "s"), allowance)
+        product *= _indicator(measurements.hidden_values[v], lookup(parameters.s, v, "s"), allowance)
     for pair in bound.augmented.pair_names:
-        product *= _indicator(measurements.pair_values[pair], _lookup(parameters.kappa, pair, "kappa"), allowance)
+        product *= _indicator(measurements.pair_values[pair], lookup(parameters.kappa, pair, "kappa"), allowance)
     result: Floats = 1 + (loss - 1) * product
     return result
 
@@ -193,12 +201,6 @@ def augmented_loss(bound: Bound, measurements: Measurements, parameters: Paramet
 def _indicator(values: Floats, threshold: float, allowance: float) -> Floats:
     result: Floats = np.clip(2 - values * (1 + allowance) / threshold, 0, 1)
     return result
-
-
-def _lookup(values: Mapping[Any, float], key: Any, symbol: str) -> float:
-    if key not in values:
-        raise ParameterError(f"bound: the parameters have no {symbol} for {key!r}; use choose(...)")
-    return values[key]
 
 
 def _shares(
@@ -220,58 +222,10 @@ def weight_and_root(
     name, entropy = contribution.node, contribution.entropy
     (u,) = bound.graph[name].predecessors
     if contribution.kind == "derivative":
-        b = _lookup(parameters.b, name, "b")
+        b = lookup(parameters.b, name, "b")
         return constants.jacobian(name, u), math.sqrt(2 * b**2 * entropy.gain * math.log(entropy.derivative_count))
     data_only = u in bound.graph.data_only
-    radius = measurements.root_mean_square[u].upper if data_only else 2 * _lookup(parameters.s, u, "s")
-    a = _lookup(parameters.a, name, "a")
+    radius = measurements.root_mean_square[u].upper if data_only else 2 * lookup(parameters.s, u, "s")
+    a = lookup(parameters.a, name, "a")
     coefficient = a**2 * (entropy.gain * radius**2 + entropy.positions)
     return constants.hidden(name), math.sqrt(2 * coefficient * math.log(entropy.count))
-
-
-def _union_cost(parameters: Parameters, choices: int) -> float:
-    """What is paid for choosing after seeing the data; raises `ParameterError` for a negative price."""
-    if not choices >= 1:
-        raise ParameterError(f"bound: choices is {choices}, expected how many losses were tried, at least 1")
-    if not parameters.union_cost >= 0:
-        raise ParameterError(f"bound: the union cost is {parameters.union_cost}, expected at least 0; use choose(...)")
-    return parameters.union_cost + math.log(choices)
-
-
-def check_same_model(bound: Bound, measurements: Measurements) -> None:
-    """Raise `ForeignModelError` if the measurements are not of the bound's model, `ParameterError` if they were
-    made for another loss or lack a pair.
-    """
-    if measurements.fingerprint != bound.graph.fingerprint:
-        raise ForeignModelError(
-            f"bound: the measurements have the fingerprint {measurements.fingerprint!r}, expected "
-            f"{bound.graph.fingerprint!r}; measure the model that was traced, with the same weights"
-        )
-    lacking = [pair for pair in bound.augmented.pair_names if pair not in measurements.pair_values]
-    if lacking or (measurements.margins is not None) != bound.augmented.loss.has_margin:
-        what = f"the pair {lacking[0]}" if lacking else f"the values of the loss {bound.augmented.loss.name!r}"
-        raise ParameterError(
-            f"bound: the measurements lack {what}; they were made for another mode or loss: measure with this bound"
-        )
-
-
-def _check_kinds(measurements: Measurements) -> None:
-    """An estimate must not enter a certificate."""
-    for name, value in [*measurements.hidden.items(), *measurements.pairs.items()]:
-        if value.kind == "estimate":
-            raise ParameterError(
-                f"bound: the norm of {name!r} is an estimate ({measurements.dtype}), expected an exact or certified "
-                "number; measure with dtype=torch.float64"
-            )
-
-
-def _check_membership(measurements: Measurements, parameters: Parameters) -> None:
-    """The class radii a, b must not be below the measured distances (rounding aside)."""
-    for symbol, radii in (("a", parameters.a), ("b", parameters.b)):
-        for name, layer in measurements.layers.items():
-            measured: float = getattr(layer, symbol).lower
-            if not _lookup(radii, name, symbol) >= measured:
-                raise ParameterError(
-                    f"bound: {symbol} of {name!r} is {radii[name]:.6g}, expected at least the measured distance "
-                    f"{measured:.6g}: the trained network must lie in the class; raise it"
-                )

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from covergraph.bound.certificate import certify, check_same_model
+from covergraph.bound.certificate import certify
+from covergraph.bound.checks import check_same_model
 from covergraph.bound.derive import Bound
 from covergraph.bound.rademacher import grid_down, grid_up, union_cost
 from covergraph.errors import MarginError, ParameterError
@@ -32,10 +33,10 @@ def choose(
     Raises `MarginError` if no margin is positive, `ParameterError` for a grid <= 1 or a quantile outside [0, 1).
     """
     check_same_model(bound, measurements)
-    if not 1 < grid < math.inf:
-        raise ParameterError(f"choose: the grid is {grid}, expected a ratio above 1, e.g. 1.05")
+    if not 1 < grid <= 10:
+        raise ParameterError(f"choose: the grid is {grid}, expected a ratio above 1 and at most 10, e.g. 1.05")
     floor = 1 / max(bound.symbols.last, 1) if floor is None else floor
-    if not 0 < floor < math.inf:
+    if not 0 < floor < 1e100:
         raise ParameterError(f"choose: the floor is {floor}, expected a positive number, e.g. 1/k")
     rounded = _rounded(bound, measurements, grid, floor)
     candidates = [_parameters(rounded, gamma, q, grid, floor) for q, gamma in _gammas(bound, measurements, quantile)]
@@ -46,14 +47,21 @@ def _rounded(bound: Bound, measured: Measurements, grid: float, floor: float) ->
     """Exponents of s, kappa, a, b."""
 
     def up(values: Mapping[Any, Measurement]) -> dict[Any, int]:
+        for key, value in values.items():
+            if not math.isfinite(value.upper):
+                raise ParameterError(f"choose: the measured {value.norm} of {key!r} is infinite; rescale the network")
         return {key: grid_up(max(value.upper, floor), grid) for key, value in values.items()}
 
-    return {
+    exponents = {
         "s": up({v: measured.hidden[v] for v in bound.augmented.hidden}),
         "kappa": up({pair: measured.pairs[pair] for pair in bound.augmented.pair_names}),
         "a": up({name: layer.a for name, layer in measured.layers.items()}),
         "b": up({name: layer.b for name, layer in measured.layers.items()}),
     }
+    largest = max(e for table in exponents.values() for e in table.values())
+    if largest * math.log(grid) > 650:
+        raise ParameterError(f"choose: a parameter is {grid:g}^{largest}, beyond double precision; rescale the network")
+    return exponents
 
 
 def _parameters(
@@ -75,7 +83,11 @@ def _parameters(
 def _gammas(
     bound: Bound, measured: Measurements, quantile: float | Literal["auto"]
 ) -> list[tuple[float | None, float | None]]:
-    """Candidates (quantile, gamma > 0); quantiles of the positive margins if all others are not positive."""
+    """Candidates (quantile, gamma > 0).
+
+    If the wanted quantiles of all margins are not positive, those of the positive margins are taken instead, and
+    named by the share of all margins that they exceed.
+    """
     if not bound.augmented.loss.has_margin:
         return [(None, None)]
     assert measured.margins is not None
@@ -88,9 +100,9 @@ def _gammas(
             f"choose: the largest of {measured.n} margins is {measured.margins.max():.3g}, expected a positive one; "
             "train the network further, or pass a loss of your own with LipschitzLoss"
         )
-    for margins in (measured.margins, positive):
-        found = [(q, float(np.quantile(margins, q, method="lower"))) for q in wanted]
-        usable: list[tuple[float | None, float | None]] = [(q, g) for q, g in found if g > 0 and math.isfinite(g)]
-        if usable:
-            return usable
-    raise MarginError("choose: no margin is positive and finite")
+    found = [(q, float(np.quantile(measured.margins, q, method="lower"))) for q in wanted]
+    usable: list[tuple[float | None, float | None]] = [(q, g) for q, g in found if g > 0]
+    if usable:
+        return usable
+    others = [float(np.quantile(positive, q, method="lower")) for q in wanted]
+    return [(float(np.mean(measured.margins < g)), g) for g in others]

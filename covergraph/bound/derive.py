@@ -226,4 +226,3 @@ def _log(count: int) -> sympy.Expr:
 def _upper(value: sympy.Expr) -> float:
     """A double that is not below an exact positive expression."""
     return float(sympy.N(value, 30)) * (1 + 2**-50)
-

@@ -42,11 +42,12 @@ def paper_values(
                 if product.log10 is None:
                     return None, product.reason
                 root = 0.5 * math.log10(measurements.n)
-                return _power(product.log10 + root), "C, with worst-case Lipschitz constants"
+                return _power(product.log10 + root), "explicit: the C with worst-case Lipschitz constants"
             case "Theorem 4.2" | "Theorem 4.3 (eq. 5)":
-                return C, "C, with the constants of Theorem 2"
+                return C, "explicit: the C of this certificate (entropies and Theorem 2)"
             case "eq. (4)":
-                return _equation_4(bound, measurements, parameters, constants) + tail, "entropies s^2/eps^2"
+                number = _equation_4(bound, measurements, parameters, constants) + tail
+                return number, "kappa of Theorem 2, of values only; entropies s^2/eps^2"
             case "Theorem 5.1":
                 zero = _zero_norm(bound, measurements)
                 if zero:

@@ -70,7 +70,10 @@ def grid_down(value: float, beta: float) -> int:
 
 
 def samples_needed(training: float, C: float, delta: float, cost: float) -> float | None:
-    """The n at which the certificate would reach 1 with the same C, training value and cost; None if never."""
+    """The n at which the certificate would reach 1 with the same C, training value and cost.
+
+    None if never; infinite if beyond the numbers of double precision.
+    """
     if training >= 1:
         return None
 
@@ -82,7 +85,7 @@ def samples_needed(training: float, C: float, delta: float, cost: float) -> floa
     while excess(high) > 0:
         high *= 2
         if high > 600:
-            return None
+            return math.inf if math.isfinite(C) else None
     if excess(0.0) <= 0:
         return 1.0
     return math.ceil(math.exp(brentq(excess, 0.0, high, xtol=1e-12)))

@@ -21,8 +21,6 @@ RADEMACHER: Mapping[str, sympy.Expr] = {
 """Upper bounds of Rad_S from ln N(eps) <= C^2/eps^2, for losses in [0, 1]; the smaller one holds."""
 
 CERTIFICATE: sympy.Expr = (
-    TRAINING
-    + 2 * sympy.Min(*RADEMACHER.values())
-    + 3 * sympy.sqrt((sympy.log(2 / DELTA) + UNION_COST) / (2 * N))
+    TRAINING + 2 * sympy.Min(*RADEMACHER.values()) + 3 * sympy.sqrt((sympy.log(2 / DELTA) + UNION_COST) / (2 * N))
 )
 """E[l_01] <= E[z] <= this, with probability >= 1 - delta (Theorem 3); U is the union cost (Proposition 6)."""

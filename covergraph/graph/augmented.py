@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from covergraph.errors import ParameterError
+from covergraph.errors import GraphError, ParameterError
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, apply, edge_jacobian, evaluate, state_of
@@ -110,6 +110,9 @@ class AugmentedGraph(ComputationGraph):
         self.pairs.setflags(write=False)
         self.output = SINK
         self.fingerprint = base.fingerprint
+        unreachable = self.pairs & ~base.reach
+        if unreachable.any() or any(name not in base.by_name for name in self.hidden):
+            raise GraphError("augmented graph: S or P names a node or a pair that the base graph does not have")
 
     @property
     def nodes(self) -> tuple[Node, ...]:

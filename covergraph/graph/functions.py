@@ -13,6 +13,8 @@ import sympy
 import torch
 from torch import Tensor
 
+from covergraph.errors import ParameterError
+
 T = sympy.Symbol("t", real=True)
 
 
@@ -35,8 +37,30 @@ class ScalarFunction:
 
     @property
     def is_affine(self) -> bool:
-        """True if phi'' = 0, so that the derivative does not vary."""
-        return bool(sympy.diff(self.expression, T, 2) == 0)
+        """True if phi is a polynomial of degree 1 at most, so that the derivative does not vary.
+
+        A vanishing symbolic phi'' is not enough: it vanishes for kinks between straight pieces, too.
+        """
+        phi = self.expression
+        return bool(phi.is_polynomial(T) and sympy.degree(phi, T) <= 1) if phi.has(T) else True
+
+    def check(self) -> None:
+        """Raise `ParameterError` unless `expression` and `evaluate` agree at some points, with their derivatives.
+
+        Points at which the expression has no derivative are left out: what is not smooth is refused elsewhere.
+        """
+        points = [-9.3, -4.1, -2.2, -1.3, -0.7, -0.2, 0.1, 0.6, 1.1, 1.9, 3.7, 8.6]
+        x = torch.tensor(points, dtype=torch.float64)
+        computed = {"phi": self.evaluate(x), "phi'": self.derivative(x)}
+        formulas = {"phi": self.expression, "phi'": sympy.diff(self.expression, T)}
+        for name, formula in formulas.items():
+            for point, found in zip(points, computed[name].tolist(), strict=True):
+                value = sympy.N(formula.subs(T, sympy.Float(point, 30)), 20)
+                if value.is_real and abs(float(value) - found) > 1e-6 * (1 + abs(float(value))):
+                    raise ParameterError(
+                        f"function {self.name!r}: {name}({point}) is {found:.8g} by evaluate and {float(value):.8g} by "
+                        f"the expression {self.expression}, expected the same; mend one of them"
+                    )
 
 
 def affine(scale: float, shift: float) -> ScalarFunction:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from covergraph.errors import ForeignModelError, UnsupportedOperationError
+from covergraph.errors import ForeignModelError, GraphError, UnsupportedOperationError
 from covergraph.graph import operations as op
 from covergraph.graph.node import Node
 
@@ -68,12 +68,21 @@ def evaluate(
     values: dict[str, Tensor] = {}
     for node in graph.nodes:
         if node.name in cut:
-            values[node.name] = cut[node.name]
+            values[node.name] = _cut_value(node, cut[node.name])
         elif node.name in given:
             values[node.name] = given[node.name]
         else:
             values[node.name] = apply(node.operation, node, [values[u] for u in node.inputs], context)
     return values
+
+
+def _cut_value(node: Node, value: Tensor) -> Tensor:
+    if tuple(value.shape[1:]) != node.shape:
+        raise GraphError(
+            f"cut: the value given for {node.name!r} has shape {tuple(value.shape)}, expected "
+            f"{('batch', *node.shape)}; pass one value per sample"
+        )
+    return value
 
 
 @singledispatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy
 import torch
@@ -32,6 +33,11 @@ class Loss:
     def has_margin(self) -> bool:
         """Whether the loss has the parameter gamma and bounds the 0-1 loss from above."""
         return False
+
+    @property
+    def measured(self) -> Any:
+        """What is measured for this loss; losses with equal answers share their measurements."""
+        return "margins"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,10 @@ class LipschitzLoss(Loss):
             raise ParameterError(
                 f"loss {self.name!r}: the Lipschitz constant is {self.lipschitz}, expected a positive number"
             )
+
+    @property
+    def measured(self) -> Any:
+        return self.function
 
     def tau(self, output: Node) -> sympy.Expr:
         return sympy.Float(self.lipschitz)

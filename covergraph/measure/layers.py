@@ -12,7 +12,7 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, edge_jacobian
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Linear
-from covergraph.measure.norms import exact, rounding
+from covergraph.measure.norms import euclidean, exact, rounding
 from covergraph.values import LayerSize, Measurement
 
 State = Mapping[str, Tensor]
@@ -37,14 +37,15 @@ def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: St
         vector = _parameter(node, state, "bias")
         start = torch.zeros_like(vector) if reference is None else _parameter(node, reference, "bias")
         rows = torch.cat([rows, (vector - start)[:, None]], 1)
-        bias = exact(float(vector.norm()), rounding(vector.dtype, 1, len(vector)), "Euclidean norm of the bias")
+        length = float(euclidean(vector[None])[0])
+        bias = exact(length, rounding(vector.dtype, 1, len(vector)), "Euclidean norm of the bias")
     if not torch.isfinite(rows).all():
         raise NonFiniteError(f"node {node.name!r}: the reference weights hold NaN or infinite values; pass finite ones")
     slack = rounding(weight.dtype, *weight.shape)
     return LayerSize(
-        a=exact(float(rows.norm(dim=1).sum()), slack, "(2,1) norm of the transposed distance"),
+        a=exact(float(euclidean(rows).sum()), slack, "(2,1) norm of the transposed distance"),
         b=exact(float((weight - shift).abs().sum()), slack, "(1,1) norm of the distance"),
-        a_zero=exact(float(weight.norm(dim=1).sum()), slack, "(2,1) norm of the transposed weights"),
+        a_zero=exact(float(euclidean(weight).sum()), slack, "(2,1) norm of the transposed weights"),
         b_zero=exact(float(weight.abs().sum()), slack, "(1,1) norm of the weights"),
         operator=_operator_norm(graph, node, state),
         bias=bias,

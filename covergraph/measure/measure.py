@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from covergraph.errors import ForeignModelError, LabelError
+from covergraph.errors import BatchMixingError, LabelError, ParameterError
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.interpreter import Context, evaluate, state_of
 from covergraph.graph.losses import MarginLoss
 from covergraph.measure.jacobians import filled_norms, pair_norms
 from covergraph.measure.layers import layer_sizes
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
-from covergraph.measure.norms import exact, largest, rounding
+from covergraph.measure.model import check_reference, require_same_function, require_same_weights
+from covergraph.measure.norms import euclidean, exact, largest, rounding
 from covergraph.values import Floats, Kind, Measurements, Pair
 
 if TYPE_CHECKING:
@@ -53,12 +53,11 @@ def measure(
     Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`.
     """
     graph = bound.graph
+    _check_target(device, dtype)
     state = _cast(state_of(model), device, dtype)
-    if fingerprint(graph.nodes, model) != graph.fingerprint:
-        raise ForeignModelError(
-            "measure: the model's weights or shapes differ from those of the traced model; trace this model, derive "
-            "its bound, and measure with it"
-        )
+    require_same_weights(graph, model)
+    if init_model is not None:
+        check_reference(graph, model, init_model)
     context = Context(state)
     where = next(iter(state.values())).device
     first = _check_pass(graph, bound, model, context, loader, where, dtype)
@@ -82,7 +81,7 @@ def _check_pass(
     where: torch.device,
     dtype: torch.dtype,
 ) -> Census:
-    """The first pass: finite values, labels in range, the model's own output on the first batch."""
+    """The first pass: finite values, labels in range, the model's own output."""
     seen = Census(0, 0)
     for batch in batches(loader, graph):
         seen = census(seen, batch)
@@ -90,51 +89,31 @@ def _check_pass(
         with torch.no_grad():
             values = evaluate(graph, context, graph.named_inputs(moved.inputs), {})
             require_finite({f"node {name!r}": value for name, value in values.items()}, batch.start)
-            _losses(bound, values[graph.output], moved)
-        if batch.start == 0 and isinstance(model, torch.nn.Module):
-            _require_same_function(graph, model, batch)
+            _require_separate(moved, _losses(bound, values[graph.output], moved), bound, values[graph.output])
+        if isinstance(model, torch.nn.Module):
+            require_same_function(graph, model, batch)
     return seen
 
 
-def _require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch: Batch) -> None:
-    """The model itself, in eval mode, must give the graph's output on a batch, both in the model's own dtype."""
-    parameter = next(model.parameters())
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _check_target(device: torch.device | str | None, dtype: torch.dtype) -> None:
+    """Raise `ParameterError` for a dtype or a device on which nothing can be measured."""
+    if dtype not in (torch.float64, torch.float32):
+        raise ParameterError(f"measure: the dtype is {dtype}, expected torch.float64 (or torch.float32 for estimates)")
     try:
-        inputs = [x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype) for x in batch.inputs]
-        with torch.no_grad():
-            output = model(**dict(zip((node.name for node in graph.inputs), inputs, strict=True)))
-    except TypeError:
-        with torch.no_grad():
-            output = model(*inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
-    with torch.no_grad():
-        values = graph.run(model, *inputs)
-    expected = values[graph.output]
-    # What cancels on the way leaves errors of the size of the largest value, not of the output.
-    size = max(float(value.abs().max()) for value in values.values())
-    allowed = torch.finfo(parameter.dtype).eps * (1e3 * float(expected.abs().max()) + size)
-    for tensor in _tensors(output):
-        if tensor.shape == expected.shape and float((tensor - expected).abs().max()) <= allowed:
-            return
-    raise ForeignModelError(
-        "measure: the model has the traced weights but computes another function on the first batch; trace this "
-        "model and measure with its own bound"
-    )
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParameterError(f"measure: the device {device!r} cannot be used ({reason}); try device='cpu'") from None
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (tuple, list)):
-        for value in output:
-            yield from _tensors(value)
+def _require_separate(batch: Batch, losses: Tensor, bound: Bound, output: Tensor) -> None:
+    """A loss must not look across samples: the first sample alone must have the same loss."""
+    alone = _losses(bound, output[:1], Batch(batch.inputs, batch.labels[:1], batch.start))
+    if float((alone[0] - losses[0]).abs()) > 1e-9 * (1 + float(losses[0].abs())):
+        raise BatchMixingError(
+            f"measure: the loss {bound.augmented.loss.name!r} of sample {batch.start} is {float(losses[0]):.6g} in its "
+            f"batch and {float(alone[0]):.6g} alone, expected the same; a loss must treat samples separately"
+        )
 
 
 def _measure_batch(
@@ -143,7 +122,7 @@ def _measure_batch(
     with torch.no_grad():
         values = evaluate(graph, context, graph.named_inputs(batch.inputs), {})
         norms: dict[Any, Tensor] = {
-            name: value.reshape(len(batch), -1).norm(dim=1) * (1 + rounding(value.dtype, 1, value[0].numel()))
+            name: euclidean(value.reshape(len(batch), -1)) * (1 + rounding(value.dtype, 1, value[0].numel()))
             for name, value in values.items()
         }
         engine = filled_norms if fill else pair_norms
@@ -186,6 +165,7 @@ def _collect(
     kind: Kind = "exact" if dtype == torch.float64 else "estimate"  # rounding of the forward pass has no bound yet
     return Measurements(
         n=n,
+        loss=bound.augmented.loss,
         fingerprint=graph.fingerprint,
         dtype=str(dtype).removeprefix("torch."),
         reference="zero" if init_model is None else "initial weights",
@@ -204,7 +184,7 @@ def _collect(
         },
         root_mean_square={
             name: exact(
-                float(np.sqrt(np.mean(hidden[name] ** 2))),
+                _root_mean_square(hidden[name]),
                 rounding(torch.float64, 1, 8) + 2 * rounding(dtype, 1, graph[name].size),
                 "root mean square",
             )
@@ -216,6 +196,12 @@ def _collect(
         hidden_values=hidden,
         pair_values=pairs,
     )
+
+
+def _root_mean_square(values: Floats) -> float:
+    """(mean of squares)^(1/2), without under- or overflow of the squares."""
+    scale = float(values.max())
+    return scale * float(np.sqrt(np.mean((values / scale) ** 2))) if scale > 0 else 0.0
 
 
 def _cast(state: Any, device: torch.device | str | None, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -24,6 +24,13 @@ def spectral_norms(matrices: Tensor) -> Tensor:
     return torch.where(torch.isfinite(scale), norm, torch.inf)
 
 
+def euclidean(rows: Tensor) -> Tensor:
+    """The Euclidean norm of each row, (batch, size) -> (batch,), without under- or overflow of the squares."""
+    scale = rows.abs().amax(1, keepdim=True) if rows.shape[1] else rows.new_zeros(len(rows), 1)
+    safe = torch.where(torch.isfinite(scale) & (scale > 0), scale, torch.ones_like(scale))
+    return (rows / safe).norm(dim=1) * safe[:, 0]
+
+
 def rounding(dtype: torch.dtype, *sizes: int) -> float:
     """Relative rounding error allowed for a norm of a matrix with these sides: (sum of sides)^2 * eps.
 

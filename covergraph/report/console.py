@@ -10,7 +10,7 @@ from rich.table import Table
 
 from covergraph.bound.certificate import Certificate
 from covergraph.report.frames import paper_value
-from covergraph.report.numbers import DASH, percent, plain
+from covergraph.report.numbers import DASH, confidence, percent, plain, samples
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     """One column a network, one line a quantity."""
     delta = rows[0].certificate.delta
     table = Table(
-        title=f"Certificates, each with probability at least {percent(1 - delta, 4)}",
+        title=f"Certificates, each with probability at least {confidence(delta)}",
         caption="vacuous: an error rate never exceeds 1. Lines with hidden constants 1 claim no validity.",
         title_justify="left",
         caption_justify="left",
@@ -51,7 +51,7 @@ def _lines(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
         ("mean of z̃ on the sample", [plain(c.training, 3, "up") for c in certificates]),
         ("C/√n (log10)", [f"{plain(c.normalized, 3, 'up')} ({c.log10:.2f})" for c in certificates]),
         ("certificate", [_certificate(c) for c in certificates]),
-        ("n at which it reaches 1", [_samples(c) for c in certificates]),
+        ("n at which it reaches 1", [samples(c.samples_needed) for c in certificates]),
         ("Theorem 5.1, hidden constants 1", [_theorem(c) for c in certificates]),
         ("product of Lipschitz const., C/√n", [_power(c, c.product.log10) for c in certificates]),
         ("the same, hidden constants 1", [_power(c, c.product.log10_unit) for c in certificates]),
@@ -65,10 +65,6 @@ def _error(value: float | None) -> str:
 
 def _certificate(c: Certificate) -> str:
     return f"{plain(c.value, 4, 'up')}, {'vacuous' if c.vacuous else 'not vacuous'}"
-
-
-def _samples(c: Certificate) -> str:
-    return f"{DASH} (never)" if c.samples_needed is None else plain(c.samples_needed, 3, "up")
 
 
 def _theorem(c: Certificate) -> str:

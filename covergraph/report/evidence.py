@@ -31,7 +31,8 @@ def measurements(certificate: Certificate) -> str:
     header = ("quantity", "[lower, upper]", "kind", "norm", "sample")
     error = data.training_error
     return paragraphs(
-        rf"All $n = {data.n}$ samples were measured in {escape(data.dtype)}; reference weights: {data.reference}. "
+        rf"All $n = {data.n}$ samples were measured in {escape(data.dtype)}; reference weights: "
+        f"{_REFERENCE[data.reference]}. "
         + (rf"Training error (ties count): ${tex(100 * error)}\,\%$. " if error is not None else "")
         + "An exact value is enclosed up to rounding, a certified one by its ends. Maxima run over the sample; the "
         "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
@@ -101,12 +102,13 @@ def assumptions(certificate: Certificate) -> str:
     cost = tex(certificate.union_cost, 4, "up")
     items = [
         (
-            "The sample is independent, identically distributed and not augmented.",
+            "The sample is independent, identically distributed and not augmented. Preprocessing and constants inside "
+            "the model do not depend on it.",
             f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples.",
         ),
         (
-            rf"Reference weights (here: {data.reference}), the sets $\mathcal{{S}}$ and $\mathcal{{P}}$, the ramp of "
-            rf"the indicators, {grid} do not depend on the sample. A random initialization may serve as a reference, "
+            rf"Reference weights (here: {_REFERENCE[data.reference]}), the sets $\mathcal{{S}}$ and "
+            rf"$\mathcal{{P}}$, the ramp of the indicators, {grid} do not depend on the sample. A random initialization may serve as a reference, "
             "weights pretrained on the sample may not.",
             "The sets are computed from the graph alone. Where the reference weights come from, and that the settings "
             "were fixed before the data, is the user's word.",
@@ -114,7 +116,7 @@ def assumptions(certificate: Certificate) -> str:
         (
             "The network runs in eval mode and treats samples separately.",
             "Tracing compares the graph with the model on two inputs at two batch sizes; measuring compares them on "
-            "the first batch.",
+            "every batch. The certificate is about the network evaluated in double precision.",
         ),
         (
             rf"What was chosen after seeing the sample is paid for: $U = {cost}$.",
@@ -123,12 +125,13 @@ def assumptions(certificate: Certificate) -> str:
         (
             "Every operation has a rule of Section 3 of docs/mathematics.md, and an element-wise function is what its "
             "expression says.",
-            "Operations without a rule are refused; functions are compared with the model by tracing.",
+            "Operations without a rule are refused; tracing compares a user's function with its expression, and "
+            "with its derivative, at some points.",
         ),
         (
             "Norms enter by their upper ends, and the trained network lies in the class.",
-            f"By construction: $a$ and $b$ are not below the measured distances, and {escape(data.dtype)} arithmetic "
-            "has an allowance for rounding.",
+            "By construction: $a$ and $b$ are not below the measured distances. Rounding is allowed for by a relative "
+            "$10^{-9}$ of each norm, which is not proved to suffice.",
         ),
     ]
     if not certificate.bound.augmented.loss.has_margin:
@@ -137,4 +140,8 @@ def assumptions(certificate: Certificate) -> str:
     return f"\\begin{{enumerate}}\n{body}\n\\end{{enumerate}}"
 
 
+_REFERENCE = {
+    "initial weights": "given by the user as the weights before training",
+    "zero": "zero",
+}
 _USER_LOSS = "The range was checked on the sample; the constant is the user's word."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from covergraph.bound.certificate import Certificate
-from covergraph.report.numbers import percent, plain
+from covergraph.report.numbers import confidence, percent, plain, samples
 
 
 def explain(certificate: Certificate) -> str:
@@ -14,10 +14,10 @@ def explain(certificate: Certificate) -> str:
 def _certified(c: Certificate) -> str:
     what = "error rate" if c.bound.augmented.loss.has_margin else "expected loss"
     value = plain(c.value, 4, "up")
-    confidence = f"With probability at least {percent(1 - c.delta, 4)} over the draw of the {c.n} training samples"
+    start = f"With probability at least {confidence(c.delta)} over the draw of the {c.n} training samples"
     if c.vacuous:
-        return f"{confidence}, the {what} on new data is at most {value}, which is vacuous, since it cannot exceed 1."
-    return f"{confidence}, the {what} on new data is at most {value}, which is not vacuous."
+        return f"{start}, the {what} on new data is at most {value}, which is vacuous, since it cannot exceed 1."
+    return f"{start}, the {what} on new data is at most {value}, which is not vacuous."
 
 
 def _where(c: Certificate) -> str:
@@ -47,15 +47,15 @@ def _help(c: Certificate) -> str:
 def _remedy(c: Certificate, name: str) -> str:
     if name == "training":
         return "fewer training errors and larger margins would help most"
-    samples = (
+    reach = (
         "no number of samples alone would bring the bound down to 1"
         if c.samples_needed is None
-        else f"with everything else unchanged the bound would reach 1 at {plain(c.samples_needed, 3, 'up')} samples"
+        else f"with everything else unchanged the bound would reach 1 at {samples(c.samples_needed)} samples"
     )
     if not c.vacuous:
         return "more samples would lower it"
     factor = _factor(c)
-    return f"{samples}, or at this n if C were {factor} times smaller" if factor else samples
+    return f"{reach}, or at this n if C were {factor} times smaller" if factor else reach
 
 
 def _factor(c: Certificate) -> str:

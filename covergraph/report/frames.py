@@ -11,7 +11,7 @@ import pandas as pd
 
 from covergraph.bound.paper import PaperValue
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.report.numbers import percent, plain
+from covergraph.report.numbers import confidence, percent, plain
 from covergraph.values import Measurement
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def certificate_html(certificate: Certificate) -> str:
     terms = (
         ("mean of z̃ over the sample", certificate.training),
         (f"complexity, by the {certificate.route} route", certificate.complexity_term),
-        (f"deviation at confidence {plain(1 - certificate.delta)}", certificate.deviation_term),
+        (f"deviation at confidence {confidence(certificate.delta)}", certificate.deviation_term),
         (f"certificate ({word})", certificate.value),
     )
     head = _html_row("th", "term", "at most")

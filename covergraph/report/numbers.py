@@ -42,6 +42,18 @@ def percent(share: float, digits: int = 3) -> str:
     return f"{plain(100 * share, digits)} %"
 
 
+def confidence(delta: float) -> str:
+    """1 - delta in percent, never above it."""
+    return f"{plain(100 * (1 - delta), 4, 'down')} %"
+
+
+def samples(needed: float | None) -> str:
+    """The n at which a certificate would reach 1."""
+    if needed is None:
+        return f"{DASH} (never)"
+    return plain(needed, 3, "up") if math.isfinite(needed) else "more than 1e260"
+
+
 def _parts(value: float, digits: int, direction: Direction) -> str | tuple[str, int]:
     """A positional string, or mantissa and exponent; a float counts as the decimal number that it prints."""
     if not math.isfinite(value):

@@ -22,6 +22,8 @@ def terms(certificate: Certificate) -> str:
     word = "vacuous, since a loss in $[0, 1]$ never exceeds $1$" if certificate.vacuous else "not vacuous"
     reach = (
         rf"With the same $C$, training value and cost it would reach $1$ at $n = {tex(needed, 4, 'up')}$."
+        if needed and math.isfinite(needed)
+        else "With the same $C$, training value and cost it would reach $1$ beyond $n = 10^{260}$."
         if needed
         else "No number of samples would bring it down to $1$ with the same $C$, training value and cost."
     )
@@ -81,8 +83,8 @@ def _chosen(certificate: Certificate) -> str:
     extra = certificate.union_cost - p.union_cost
     choices = rf" The user chose among several augmented losses, which adds ${tex(extra)}$." if extra > 0 else ""
     return (
-        rf"Levels and radii are the measured maxima, at least the floor $\xi = {tex(p.floor)}$, rounded up to "
-        rf"$\beta^m$ with $\beta = {tex(p.grid)}$.{quantile} Together the choices cost $U = "
+        rf"Levels and radii lie on the grid $\beta^m$, $\beta = {tex(p.grid)}$: the measured maxima, at least the "
+        rf"floor $\xi = {tex(p.floor)}$, rounded up, unless the user raised them.{quantile} Together the choices cost $U = "
         rf"{tex(certificate.union_cost, 4, 'up')}$.{choices}"
     )
 

@@ -27,6 +27,7 @@ from covergraph.bound.product import ProductBound, lipschitz_to_output, product_
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import SOFTPLUS, TANH, ScalarFunction, T, affine
+from covergraph.graph.losses import MarginLoss
 from covergraph.graph.node import Node
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
@@ -210,7 +211,7 @@ def deep_chain(layers: int, norm: float, function: ScalarFunction) -> tuple[Boun
     size = LayerSize(flat(1), flat(1), flat(1), flat(1), flat(norm), None)
     sizes = dict.fromkeys(graph.covered, size)
     found = Measurements(
-        100, "deep", "float64", "zero", {}, {}, {"x": flat(1)}, sizes, np.ones(100), None, {}, {}
+        100, MarginLoss(), "deep", "float64", "zero", {}, {}, {"x": flat(1)}, sizes, np.ones(100), None, {}, {}
     )
     return derive(augment(graph)), found
 

@@ -244,7 +244,7 @@ def test_foreign_models() -> None:
         measure(BOUND, nn.Linear(5, 3), in_two(X, Y))
     sine = Sine((5, 6, 4, 3), False, torch.tanh).double()
     sine.load_state_dict(NET.module.state_dict())
-    with pytest.raises(ForeignModelError, match="computes another function on the first batch"):
+    with pytest.raises(ForeignModelError, match="computes another function on the batch that starts at sample 0"):
         measure(BOUND, sine, in_two(X, Y))
     wide = mlp((5, 6, 4, 4))
     with pytest.raises(ForeignModelError):

@@ -132,6 +132,7 @@ def test_transcendental_maxima_are_certified(
         (sqrt(Abs(T)), 1),
         (sin(T) / T, 1),
         (atan(1 / T), 1),
+        (log(-1 - T**2), 1),  # phi is not real, though its derivative is bounded
         (sympy.gamma(T), 1),
         (sympy.floor(T), 1),
     ],
@@ -140,6 +141,12 @@ def test_transcendental_maxima_are_certified(
 def test_infinite_or_uncertified_suprema_are_refused(phi: sympy.Expr, order: int) -> None:
     with pytest.raises(UnsupportedOperationError, match=r"phi = "):
         supremum(phi, order)
+
+
+def test_phi_must_be_analytic_where_its_derivative_is_bounded() -> None:
+    """The logarithm of a negative number has the bounded derivative 2t / (1 + t^2)."""
+    with pytest.raises(UnsupportedOperationError):
+        supremum(log(-1 - T**2), 1, 1.0)
 
 
 def test_a_refusal_names_the_function_the_derivative_and_the_remedy() -> None:
@@ -188,6 +195,12 @@ def test_a_radius_bounds_the_line(phi: sympy.Expr, order: int, radius: float, ex
     found = supremum(phi, order, float(radius))
     assert found.kind == "exact"
     assert sympy.simplify(found.value - expected) == 0
+
+
+def test_constants_of_many_digits_do_not_hide_cancellations() -> None:
+    phi = -1.855857419997509 * tanh(0.6600160229205727 * T + 1.4)
+    scale = 1.855857419997509 * 0.6600160229205727**2
+    assert supremum(phi, 2).upper() == pytest.approx(scale * 4 / (3 * math.sqrt(3)), rel=1e-6)
 
 
 def test_far_radii_are_as_good_as_the_line() -> None:

@@ -106,5 +106,11 @@ def times(a: sympy.Expr, b: sympy.Expr) -> tuple[float, sympy.Expr]:
         sympy.exp(sympy.expand(exponent)), *(f for f in factors if not isinstance(f, sympy.exp))
     )
     number, monomial = product.as_coeff_Mul()
-    value = float(number)
-    return (value, monomial) if sympy.Rational(value) == number else (1.0, product)
+    return (float(number), monomial) if is_short(number) else (1.0, product)
+
+
+def is_short(number: sympy.Expr) -> bool:
+    """True if the number is a float, and so are its products with some others of its kind."""
+    if not number.is_Rational or max(abs(number.p), number.q) >= 2**20:
+        return False
+    return number.q & (number.q - 1) == 0

@@ -18,7 +18,7 @@ import sympy
 from covergraph.rules.enclosure import intervals
 from covergraph.rules.enclosure.functions import RULES, Rule, power
 from covergraph.rules.enclosure.intervals import ONE, ZERO, Interval, UndefinedError, multiply, point
-from covergraph.rules.enclosure.monomials import X, envelope, parts, ratio, split, times
+from covergraph.rules.enclosure.monomials import X, envelope, is_short, parts, ratio, split, times
 
 Form = dict[sympy.Expr, Interval]
 _UNIT = sympy.S.One
@@ -33,9 +33,9 @@ class Ray:
         self.variable: Form = {X: point(float(towards))}
 
     def constant(self, number: sympy.Expr) -> Form:
-        """A number; an irrational one stays exact as a monomial, so that it cancels against itself."""
+        """A number; one that is no short float stays exact as a monomial, to cancel against itself."""
         value = intervals.constant(number)
-        if value[0] == value[1]:
+        if is_short(number):
             return _sum([(_UNIT, value)])
         return {number: ONE} if value[0] > 0 else {-number: point(-1.0)}
 

@@ -1,0 +1,100 @@
+"""Is the model that is measured the one that was traced, and may its reference weights be used?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from covergraph.errors import ForeignModelError, ParameterError
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.fingerprint import fingerprint
+from covergraph.graph.interpreter import state_of
+from covergraph.measure.loader import Batch
+
+
+def require_same_weights(graph: ComputationGraph, model: Any) -> None:
+    """Raise `ForeignModelError` unless the model has the weights of the traced one."""
+    if fingerprint(graph.nodes, model) != graph.fingerprint:
+        raise ForeignModelError(
+            "measure: the model's weights or shapes differ from those of the traced model; trace this model, derive "
+            "its bound, and measure with it"
+        )
+
+
+def require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch: Batch) -> None:
+    """The model itself, in eval mode, must give the graph's output on a batch, both in the model's own dtype.
+
+    A model that cannot be called with the loader's tensors alone (it was traced with other arguments, too) is known
+    by its weights only.
+    """
+    parameter = next(model.parameters())
+    inputs = [x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype) for x in batch.inputs]
+    output = _call(graph, model, inputs)
+    if output is None:
+        return
+    with torch.no_grad():
+        values = graph.run(model, *inputs)
+    expected = values[graph.output]
+    # What cancels on the way leaves errors of the size of the largest value, not of the output.
+    size = max(float(value.abs().max()) for value in values.values())
+    allowed = torch.finfo(parameter.dtype).eps * (1e3 * float(expected.abs().max()) + size)
+    for tensor in _tensors(output):
+        if tensor.shape == expected.shape and float((tensor - expected).abs().max()) <= allowed:
+            return
+    raise ForeignModelError(
+        f"measure: the model has the traced weights but computes another function on the batch that starts at sample "
+        f"{batch.start}; trace this model and measure with its own bound"
+    )
+
+
+def _call(graph: ComputationGraph, model: torch.nn.Module, inputs: list[Tensor]) -> Any:
+    """The model's result in eval mode, its modes restored; None if it needs arguments that are not known here."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        with torch.no_grad():
+            try:
+                return model(**dict(zip((node.name for node in graph.inputs), inputs, strict=True)))
+            except TypeError:
+                return model(*inputs)
+    except TypeError:
+        return None
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)
+
+
+def check_reference(graph: ComputationGraph, model: Any, init_model: Any) -> None:
+    """Raise `ParameterError` if the reference weights are the trained ones, and warn if they have equal values.
+
+    Reference weights must not depend on the sample; trained weights do.
+    """
+    trained, start = state_of(model), state_of(init_model)
+    names = [name for node in graph.nodes for _, name in node.parameters if name in trained and name in start]
+    if init_model is model or any(trained[n].data_ptr() == start[n].data_ptr() for n in names):
+        raise ParameterError(
+            "measure: init_model shares its weights with the trained model, expected weights from before training, "
+            "which do not depend on the sample; take init_model = copy.deepcopy(model) before training"
+        )
+    if names and all(trained[n].shape == start[n].shape and torch.equal(trained[n], start[n]) for n in names):
+        warnings.warn(
+            "measure: init_model has the same weights as the model; unless the model was never trained, they depend "
+            "on the sample, and the certificate is void",
+            stacklevel=4,
+        )
