@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 import covergraph as cg
+from covergraph.graph.functions import TANH
+from covergraph.graph.operations import Elementwise, Input, Linear
 from covergraph.models import DEMO, load_digits
 from covergraph.report.drawing import draw
 from covergraph.report.formulas import equation, release_lipschitz_expressions
@@ -17,13 +19,10 @@ FIGURES = Path(__file__).parent / "figures"
 
 def figure_2() -> Figure:
     """The paper's Figure 2: a network of two layers, augmented with all pairs."""
-    from covergraph.graph.node import Node
-    from covergraph.graph.operations import Input, Linear
-
     nodes = [
-        Node("x", Input(), (), (3,)),
-        Node("V1", Linear(bias=False), ("x",), (3,), (("weight", "1.weight"),)),
-        Node("V2", Linear(bias=False), ("V1",), (2,), (("weight", "2.weight"),)),
+        cg.Node("x", Input(), (), (2,)),
+        cg.Node("V1", Linear(bias=False), ("x",), (2,), (("weight", "W"),)),
+        cg.Node("V2", Elementwise(TANH), ("V1",), (2,)),
     ]
     return draw(cg.augment(cg.ComputationGraph(nodes, "V2"), mode="paper"))
 

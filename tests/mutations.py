@@ -125,6 +125,7 @@ ABSENT_PAIRS = (
     ),
 )
 
+RAMP = "2 - values * (1 + allowance) / threshold"
 SLOPE = "(2 - value / threshold).clamp(0, 1)"
 FACTORS = "factors = tuple(node.name for node in (loss, *norms, *pairs))"
 RULES = (
@@ -143,7 +144,7 @@ RULES = (
     _row("conv: count of the cover / 2", COVER, "[1:]),\n        count=2 *", "[1:]),\n        count=1 *", ENTROPY),
     _row("conv: overlap without gcd", COVER, "-(-k * math.gcd(s, d) // s)", "-(-k // s)", OVERLAP),
     _row("soft indicator: slope / 2", GRAPH, SLOPE, "(1.5 - value / threshold / 2).clamp(0, 1)", AUGMENTED),
-    _row("certificate's indicator: slope / 2", CERTIFY, "2 - values * (1 + allowance) / thr", "1.5 - values / 2 / thr", AUGMENTED),
+    _row("certificate's indicator: slope / 2", CERTIFY, RAMP, RAMP.replace("2 - ", "1.5 - 0.5 * "), AUGMENTED),
     _row("z without the norms", GRAPH, FACTORS, FACTORS.replace(" *norms,", ""), AUGMENTED),
 )
 

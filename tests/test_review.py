@@ -142,7 +142,7 @@ def test_the_confidence_is_never_overstated() -> None:
 def test_gamma_s_quantile_is_that_of_all_margins() -> None:
     """With most samples misclassified, the wanted quantiles are negative and gamma is another one, named as such."""
     model = network()
-    x, y = sample().tensors
+    x, _ = sample().tensors
     wrong = 1 - model(x).argmax(1)
     wrong[:4] = 1 - wrong[:4]
     bound = path(model)

@@ -88,7 +88,7 @@ class IndexedSum(sympy.Sum):
             rf"\sum_{{{printer._print(i)}={printer._print(low)}}}^{{{printer._print(high)}}}"
             for i, low, high in reversed(self.limits)
         ]
-        return " ".join([*signs, printer.parenthesize(self.function, PRECEDENCE["Mul"], strict=True)])
+        return r" \, ".join([*signs, printer.parenthesize(self.function, PRECEDENCE["Mul"], strict=True)])
 
 
 def _terms(term: sympy.Expr, limits: tuple[Any, ...]) -> Iterator[sympy.Expr]:

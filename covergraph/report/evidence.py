@@ -108,7 +108,8 @@ def assumptions(certificate: Certificate) -> str:
         ),
         (
             rf"Reference weights (here: {_REFERENCE[data.reference]}), the sets $\mathcal{{S}}$ and "
-            rf"$\mathcal{{P}}$, the ramp of the indicators, {grid} do not depend on the sample. A random initialization may serve as a reference, "
+            rf"$\mathcal{{P}}$, the ramp of the indicators, {grid} do not depend on the sample. "
+            "A random initialization may serve as a reference, "
             "weights pretrained on the sample may not.",
             "The sets are computed from the graph alone. Where the reference weights come from, and that the settings "
             "were fixed before the data, is the user's word.",

@@ -84,8 +84,8 @@ def _chosen(certificate: Certificate) -> str:
     choices = rf" The user chose among several augmented losses, which adds ${tex(extra)}$." if extra > 0 else ""
     return (
         rf"Levels and radii lie on the grid $\beta^m$, $\beta = {tex(p.grid)}$: the measured maxima, at least the "
-        rf"floor $\xi = {tex(p.floor)}$, rounded up, unless the user raised them.{quantile} Together the choices cost $U = "
-        rf"{tex(certificate.union_cost, 4, 'up')}$.{choices}"
+        rf"floor $\xi = {tex(p.floor)}$, rounded up, unless the user raised them.{quantile} Together the choices "
+        rf"cost $U = {tex(certificate.union_cost, 4, 'up')}$.{choices}"
     )
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound
-from covergraph.errors import NonFiniteError, ParameterError
+from covergraph.errors import ParameterError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.losses import LipschitzLoss
