@@ -47,7 +47,7 @@ mutation: $(STAMP)
 	$(PY) tests/mutation.py
 
 bench: $(STAMP)
-	$(PY) -m pytest tests/benchmarks -q -s
+	$(PY) tests/benchmarks/bench_derive.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
