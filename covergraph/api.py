@@ -16,6 +16,7 @@ from covergraph.errors import EmptyLoaderError, LoaderChangedError
 from covergraph.graph.augmented import Mode
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss
+from covergraph.measure.loader import as_tensor
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
 from covergraph.tracers import trace
@@ -36,6 +37,12 @@ class Analysis:
         """Three sentences for a human."""
         return self.certificate.explain()
 
+    def __repr__(self) -> str:
+        return f"Analysis of {len(self.graph)} nodes, n = {self.measurements.n}: {self.certificate!r}"
+
+    def _repr_html_(self) -> str:
+        return self.certificate._repr_html_()
+
 
 def analyze(
     model: nn.Module,
@@ -55,15 +62,16 @@ def analyze(
     training, if known. With probability at least 1 - delta over the sample the certificate's value bounds the
     error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
-    graph = trace(model, _example(loader), output=output)
+    graph = trace(model, _example(loader, model), output=output)
     bound = derive(augment(graph, loss, mode))
     measurements = measure(bound, model, loader, init_model=init_model, device=device, progress=progress)
     parameters = choose(bound, measurements)
     return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))
 
 
-def _example(loader: Iterable[Any]) -> tuple[torch.Tensor, ...]:
-    """The inputs of the first batch."""
+def _example(loader: Iterable[Any], model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Two inputs of the first batch, with the device and the floating type of the model."""
+    own = next(model.parameters(), torch.zeros(1))
     for item in loader:
         if not isinstance(item, (tuple, list)) or len(item) < 2:
             raise LoaderChangedError(
@@ -72,7 +80,7 @@ def _example(loader: Iterable[Any]) -> tuple[torch.Tensor, ...]:
         *inputs, _ = item
         if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)):
             inputs = list(inputs[0])
-        tensors = tuple(torch.as_tensor(x)[:2] for x in inputs)
+        tensors = tuple(as_tensor(x, "inputs", 0)[:2] for x in inputs)
         if len(tensors[0]):
-            return tensors
+            return tuple(x.to(own.device, own.dtype if x.is_floating_point() else x.dtype) for x in tensors)
     raise EmptyLoaderError("analyze: the loader gave no batch, expected at least one sample")

@@ -76,6 +76,12 @@ class Measurements:
     hidden_values: Mapping[str, Floats] = field(repr=False)
     pair_values: Mapping[Pair, Floats] = field(repr=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"Measurements(n = {self.n}, {self.dtype}, {len(self.hidden)} hidden norms, {len(self.pairs)} pair norms, "
+            f"{len(self.layers)} layers, reference: {self.reference})"
+        )
+
     @property
     def margin(self) -> Measurement | None:
         """The smallest margin over the sample; None for a user's own loss."""

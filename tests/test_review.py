@@ -100,7 +100,7 @@ def test_changed_parameters_are_paid_for() -> None:
         analysis.bound.evaluate(analysis.measurements, lower)
     with pytest.raises(ParameterError, match="union cost"):
         analysis.bound.evaluate(analysis.measurements, dataclasses.replace(p, union_cost=p.union_cost / 2))
-    fixed = dataclasses.replace(lower, grid=None)
+    fixed = dataclasses.replace(lower, grid=None, quantile=None)
     assert analysis.bound.evaluate(analysis.measurements, fixed).value > 0
 
 
@@ -184,3 +184,86 @@ def test_a_model_traced_with_constants_can_be_measured() -> None:
     model = Scaled()
     bound = cg.derive(cg.augment(cg.trace(model, (torch.zeros(2, 4),), {"scale": 2.0})))
     assert cg.measure(bound, model, DataLoader(sample(), 8)).n == 24
+
+
+class Doubled(cg.MarginLoss):
+    """A margin loss with margins of its own."""
+
+    def margins(self, output: Tensor, labels: Tensor) -> Tensor:
+        return 2 * super().margins(output, labels)
+
+
+def test_measurements_of_a_derived_loss_are_its_own() -> None:
+    model, loader = network(), DataLoader(sample(), 8)
+    measured = cg.measure(path(model, Doubled()), model, loader)
+    with pytest.raises(ParameterError, match="of the loss"):
+        path(model).evaluate(measured)
+
+
+def test_a_loss_that_mixes_later_samples_is_refused() -> None:
+    running = cg.LipschitzLoss(lambda h, y: torch.sigmoid(h[:, 0] - h[:, 1]).cummin(0)[0], 0.5)
+    model = network()
+    with pytest.raises(BatchMixingError, match="separately"):
+        cg.measure(path(model, running), model, DataLoader(sample(), 24))
+
+
+@pytest.mark.parametrize("factor", [1e12, 1e40])
+def test_huge_certificates_are_printed_and_drawn(factor: float) -> None:
+    model = network().double()
+    x, y = sample().tensors
+    with torch.no_grad():
+        model[2].weight.mul_(factor)
+    analysis = cg.analyze(model, [(x.double(), y)])
+    low = dataclasses.replace(analysis.parameters, gamma=1e-3, grid=None, quantile=None)
+    certificate = analysis.bound.evaluate(analysis.measurements, low)
+    assert certificate.vacuous and "vacuous" in certificate.explain()
+    assert certificate.plot().axes
+
+
+def test_arrays_of_another_precision_are_cast() -> None:
+    x, y = sample().tensors
+    batches = [(x.numpy().astype("float64"), y.numpy())]
+    assert cg.analyze(network(), batches).measurements.n == 24
+    assert cg.analyze(network().double(), [(x, y)]).measurements.n == 24
+
+
+def test_a_model_that_fails_on_a_batch() -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[0] > 9:
+                raise TypeError("too many")
+            return self.layers(x)
+
+    model = Picky()
+    bound = path(model)
+    with pytest.raises(ForeignModelError, match=r"batch of 12 samples.*too many"):
+        cg.measure(bound, model, DataLoader(sample(), 12))
+
+
+@pytest.mark.parametrize("grid", [1.0, 0.0, -1.05, float("nan"), float("inf")])
+def test_the_grid_of_parameters_is_a_ratio(grid: float) -> None:
+    analysis = cg.analyze(network(), DataLoader(sample(), 8))
+    with pytest.raises(ParameterError, match="the grid is"):
+        analysis.bound.evaluate(analysis.measurements, dataclasses.replace(analysis.parameters, grid=grid))
+
+
+def test_a_quantile_of_the_data_is_not_fixed_in_advance() -> None:
+    analysis = cg.analyze(network(), DataLoader(sample(), 8))
+    free = dataclasses.replace(analysis.parameters, grid=None, union_cost=0.0)
+    with pytest.raises(ParameterError, match="read off the data"):
+        analysis.bound.evaluate(analysis.measurements, free)
+
+
+def test_an_expression_in_another_symbol() -> None:
+    with pytest.raises(ParameterError, match=r"expected .*functions\.T"):
+        ScalarFunction("tanh", sympy.tanh(sympy.Symbol("t")), torch.tanh)
+
+
+def test_a_function_that_torch_cannot_differentiate() -> None:
+    row = ScalarFunction("tanh", sympy.tanh(T), lambda x: torch.as_tensor(x.detach().numpy()).tanh())
+    with pytest.raises(ParameterError, match=r"cannot be differentiated|by evaluate"):
+        row.check()

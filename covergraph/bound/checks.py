@@ -26,7 +26,12 @@ def price(parameters: Parameters, choices: int) -> float:
     """
     if parameters.grid is not None:
         _check_grid(parameters, parameters.grid)
-    if not choices >= 1:
+    elif parameters.quantile is not None:
+        raise ParameterError(
+            f"bound: gamma is the quantile {parameters.quantile:g} of the margins, so it was read off the data, but "
+            "there is no grid that pays for it; use choose(...), or set quantile=None if gamma was fixed in advance"
+        )
+    if not (isinstance(choices, int) and choices >= 1):
         raise ParameterError(f"bound: choices is {choices}, expected how many losses were tried, at least 1")
     if not parameters.union_cost >= 0:
         raise ParameterError(f"bound: the union cost is {parameters.union_cost}, expected at least 0; use choose(...)")
@@ -34,6 +39,8 @@ def price(parameters: Parameters, choices: int) -> float:
 
 
 def _check_grid(parameters: Parameters, grid: float) -> None:
+    if not 1 < grid <= 10:
+        raise ParameterError(f"bound: the grid is {grid}, expected a ratio above 1 and at most 10, e.g. 1.05")
     tables = (parameters.s, parameters.kappa, parameters.a, parameters.b)
     values = [v for table in tables for v in table.values()] + ([parameters.gamma] if parameters.gamma else [])
     exponents = [round(math.log(v) / math.log(grid)) if v > 0 else 0 for v in values]

@@ -30,6 +30,15 @@ class ScalarFunction:
     expression: sympy.Expr
     evaluate: Callable[[Tensor], Tensor] = field(compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        expression = sympy.sympify(self.expression)
+        object.__setattr__(self, "expression", expression)
+        if not expression.free_symbols <= {T}:
+            raise ParameterError(
+                f"function {self.name!r}: the expression {expression} has the symbols {expression.free_symbols}, "
+                "expected covergraph.graph.functions.T alone (the real symbol t)"
+            )
+
     def derivative(self, x: Tensor) -> Tensor:
         """phi'(x), entry by entry, same shape as x; itself differentiable."""
         x = x.contiguous()  # forward mode refuses expanded tensors
@@ -51,8 +60,14 @@ class ScalarFunction:
         """
         points = [-9.3, -4.1, -2.2, -1.3, -0.7, -0.2, 0.1, 0.6, 1.1, 1.9, 3.7, 8.6]
         x = torch.tensor(points, dtype=torch.float64)
-        computed = {"phi": self.evaluate(x), "phi'": self.derivative(x)}
-        formulas = {"phi": self.expression, "phi'": sympy.diff(self.expression, T)}
+        try:
+            computed = {"phi": self.evaluate(x), "phi'": self.derivative(x)}
+            formulas = {"phi": self.expression, "phi'": sympy.diff(self.expression, T)}
+        except (RuntimeError, RecursionError, TypeError, ValueError) as error:
+            raise ParameterError(
+                f"function {self.name!r}: it cannot be differentiated ({type(error).__name__}: {error}); expected an "
+                "expression that sympy and an evaluate that torch.func.jvp can differentiate"
+            ) from error
         for name, formula in formulas.items():
             for point, found in zip(points, computed[name].tolist(), strict=True):
                 value = sympy.N(formula.subs(T, sympy.Float(point, 30)), 20)

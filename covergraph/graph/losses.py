@@ -37,7 +37,7 @@ class Loss:
     @property
     def measured(self) -> Any:
         """What is measured for this loss; losses with equal answers share their measurements."""
-        return "margins"
+        return self
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class MarginLoss(Loss):
     @property
     def has_margin(self) -> bool:
         return True
+
+    @property
+    def measured(self) -> Any:
+        return "margins" if type(self) is MarginLoss else self
 
     def tau(self, output: Node) -> sympy.Expr:
         if len(output.shape) > 1:
@@ -98,7 +102,7 @@ class LipschitzLoss(Loss):
 
     @property
     def measured(self) -> Any:
-        return self.function
+        return self.function if type(self) is LipschitzLoss else self
 
     def tau(self, output: Node) -> sympy.Expr:
         return sympy.Float(self.lipschitz)

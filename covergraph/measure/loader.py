@@ -71,7 +71,7 @@ def _as_batch(item: Any, graph: ComputationGraph, start: int) -> Batch:
     *inputs, labels = item
     if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)):
         inputs = list(inputs[0])
-    tensors = tuple(_as_tensor(x, "inputs", start) for x in inputs)
+    tensors = tuple(as_tensor(x, "inputs", start) for x in inputs)
     graph.named_inputs(tensors)
     rows = {len(x) for x in tensors}
     if len(rows) > 1 or not all(x.is_floating_point() for x in tensors):
@@ -80,7 +80,7 @@ def _as_batch(item: Any, graph: ComputationGraph, start: int) -> Batch:
             f"measure: the batch that starts at sample {start} has the inputs {kinds}; expected floating point "
             "numbers and the same number of samples in each; convert the dataset"
         )
-    marks = _as_tensor(labels, "labels", start)
+    marks = as_tensor(labels, "labels", start)
     if marks.ndim == 0 or len(marks) not in rows:
         raise LabelError(
             f"measure: the batch that starts at sample {start} has {rows.pop()} samples and labels of shape "
@@ -89,9 +89,10 @@ def _as_batch(item: Any, graph: ComputationGraph, start: int) -> Batch:
     return Batch(tensors, marks, start)
 
 
-def _as_tensor(values: Any, what: str, start: int) -> Tensor:
+def as_tensor(values: Any, what: str, start: int) -> Tensor:
+    """A tensor without gradient from what a loader gives; raises `LoaderChangedError` if that is no array."""
     try:
-        return torch.as_tensor(values)
+        return torch.as_tensor(values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise LoaderChangedError(
             f"measure: the {what} of the batch that starts at sample {start} are of type {type(values).__name__} "

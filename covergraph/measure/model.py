@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -53,20 +54,33 @@ def require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch
 
 def _call(graph: ComputationGraph, model: torch.nn.Module, inputs: list[Tensor]) -> Any:
     """The model's result in eval mode, its modes restored; None if it needs arguments that are not known here."""
+    named = dict(zip((node.name for node in graph.inputs), inputs, strict=True))
+    signature = inspect.signature(model.forward)
+    by_name, by_place = _fits(signature, (), named), _fits(signature, tuple(inputs), {})
+    if not (by_name or by_place):
+        return None
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
         module.training = False
     try:
         with torch.no_grad():
-            try:
-                return model(**dict(zip((node.name for node in graph.inputs), inputs, strict=True)))
-            except TypeError:
-                return model(*inputs)
-    except TypeError:
-        return None
+            return model(**named) if by_name else model(*inputs)
+    except Exception as error:  # the user's code
+        raise ForeignModelError(
+            f"measure: the model fails on a batch of {len(inputs[0])} samples ({type(error).__name__}: {error}); it "
+            "must run on the loader's batches as it did on the example"
+        ) from error
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -87,7 +101,8 @@ def check_reference(graph: ComputationGraph, model: Any, init_model: Any) -> Non
     """
     trained, start = state_of(model), state_of(init_model)
     names = [name for node in graph.nodes for _, name in node.parameters if name in trained and name in start]
-    if init_model is model or any(trained[n].data_ptr() == start[n].data_ptr() for n in names):
+    shared = [n for n in names if trained[n].data_ptr() == start[n].data_ptr()]
+    if init_model is model or any(trained[n].requires_grad for n in shared):
         raise ParameterError(
             "measure: init_model shares its weights with the trained model, expected weights from before training, "
             "which do not depend on the sample; take init_model = copy.deepcopy(model) before training"

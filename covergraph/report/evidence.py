@@ -74,7 +74,8 @@ def comparison(certificate: Certificate) -> str:
     rows = [(escape(v.expression.name), _value(v), escape(v.note)) for v in certificate.paper]
     return paragraphs(
         text,
-        "The expressions of Wei and Ma (2019) themselves, with hidden constants $1$ and without any claim of validity:",
+        "The expressions of Wei and Ma (2019) themselves, with hidden constants $1$ where the last "
+        "column does not say explicit, and without any claim of validity:",
         table("llp{0.55\\linewidth}", ("expression", "value", ""), rows),
         *_paper_formulas(certificate),
     )

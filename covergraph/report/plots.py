@@ -72,7 +72,7 @@ def _plot_terms(ax: Axes, c: Certificate) -> None:
     }
     values = [max(value, 1e-12) for value in terms.values()]
     low = min(10.0 ** math.floor(math.log10(min(values)) - 0.3), 0.1)
-    high = 10 ** (math.ceil(math.log10(max(*values, 1.0))) + 1)
+    high = 10.0 ** min(math.ceil(math.log10(min(max(*values, 1.0), 1e300))) + 1, 300)
     for place, (name, value) in enumerate(terms.items()):
         color = OURS if name == "certificate" else VALUES
         ax.hlines(place, low, max(value, low), color=color, linewidth=3)

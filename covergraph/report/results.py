@@ -73,7 +73,7 @@ def parameters(certificate: Certificate) -> str:
 def _chosen(certificate: Certificate) -> str:
     p = certificate.parameters
     if p.grid is None:
-        return r"The parameters were fixed before the sample was seen, so they cost nothing ($U = 0$)."
+        return r"By the user's word the parameters were fixed before the sample was seen, so they cost nothing."
     quantile = (
         rf" $\gamma$ is the ${tex(100 * p.quantile)}\,\%$ quantile of the margins, rounded down; choosing among "
         "quantiles costs no more than the grid point, because all grid points are paid for."

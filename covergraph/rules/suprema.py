@@ -142,7 +142,7 @@ def _unbounded(expression: sympy.Expr, order: int, radius: float | None) -> str:
     derivative = "phi" + "'" * order
     where = "the whole line" if radius is None else f"|t| <= {radius:g}"
     remedy = (
-        "if it is finite on bounded sets, bound the pre-activation (radius=...), or use another function"
+        "use a function whose derivative is bounded"
         if radius is None
         else "use a function that is smooth there"
     )

@@ -24,7 +24,7 @@ def shrunk(parameters: Parameters, share: float) -> Parameters:
     """Thresholds below the measured norms, so that indicators are partly active, as if fixed in advance."""
     return replace(
         parameters,
-        grid=None,
+        grid=None, quantile=None,
         s={v: share * s for v, s in parameters.s.items()},
         kappa={pair: share * k for pair, k in parameters.kappa.items()},
     )
@@ -175,10 +175,10 @@ def test_a_certificate_that_is_not_vacuous() -> None:
 def test_parameters_fixed_in_advance_cost_nothing() -> None:
     net = mlp()
     bound, found, parameters = measured(net)
-    free = bound.evaluate(found, replace(parameters, grid=None, union_cost=0.0), 0.05)
+    free = bound.evaluate(found, replace(parameters, grid=None, quantile=None, union_cost=0.0), 0.05)
     assert free.union_cost == 0
     assert free.deviation_term == pytest.approx(3 * math.sqrt(math.log(40) / (2 * N)))
-    paid = bound.evaluate(found, replace(parameters, grid=None, union_cost=0.0), 0.05, choices=7)
+    paid = bound.evaluate(found, replace(parameters, grid=None, quantile=None, union_cost=0.0), 0.05, choices=7)
     assert paid.deviation_term == pytest.approx(3 * math.sqrt(math.log(40 * 7) / (2 * N)))
     assert paid.value > free.value
 

@@ -131,7 +131,7 @@ def test_per_sample_arrays_give_the_mean_of_z_that_the_graph_computes(name: str)
     chosen = choose(bound, found, quantile=0.25)
     tight = dataclasses.replace(
         chosen,
-        grid=None,
+        grid=None, quantile=None,
         s={v: 0.8 * found.hidden[v].upper for v in chosen.s},
         kappa={pair: 0.97 * found.pairs[pair].upper for pair in chosen.kappa},
     )

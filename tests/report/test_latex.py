@@ -106,7 +106,7 @@ def test_every_parameter_is_listed_with_its_cost(mlp: Certificate) -> None:
 
 
 def test_parameters_fixed_in_advance_cost_nothing(mlp: Certificate) -> None:
-    fixed = replace(mlp.parameters, grid=None, union_cost=0.0, quantile=None)
+    fixed = replace(mlp.parameters, grid=None, quantile=None, union_cost=0.0)
     text = document(replace(mlp, parameters=fixed, union_cost=0.0))
     assert "fixed before the sample was seen" in text
 
