@@ -150,8 +150,8 @@ RULES = (
 
 ROUTES = (
     _row("E_g: no 2 for the ceiling, expression", DERIVE, "sqrt(2 * self.", "sqrt(self.", STATEMENT),
-    _row("E_g of values: no 2, number", CERTIFY, "math.sqrt(2 * coefficient", "math.sqrt(coefficient", CERTIFICATE),
-    _row("E_g of derivatives: no 2, number", CERTIFY, "math.sqrt(2 * b**2", "math.sqrt(b**2", CERTIFICATE),
+    _row("E_g of values: no 2, number", CERTIFY, "size * math.sqrt(2 *", "size * math.sqrt(", CERTIFICATE),
+    _row("E_g of derivatives: no 2, number", CERTIFY, "sqrt(2 * entropy.gain", "sqrt(entropy.gain", CERTIFICATE),
     _row("radius s, not 2 s, expression", SYMBOLS, "else 2 * self.s(u)", "else self.s(u)", STATEMENT),
     _row("radius s, not 2 s, number", CERTIFY, "else 2 * lookup(", "else lookup(", CERTIFICATE),
     _row("Dudley: 6, not 12, number", NUMBERS, "return 12 * ratio * (1", "return 6 * ratio * (1", RADEMACHER),

@@ -133,6 +133,20 @@ def test_tiny_inputs_do_not_vanish() -> None:
     assert found.root_mean_square[name].upper >= expected * (1 - 1e-12) > 0
 
 
+def test_a_tiny_radius_does_not_vanish() -> None:
+    """E is proportional to the radius, though its square is 0 in double precision."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 2, bias=False)).double()
+    x, y = sample().tensors
+    bound = path(model)
+    roots = []
+    for scale in (1.0, 1e-170):
+        found = cg.measure(bound, model, [(x.double() * scale, y)])
+        fixed = dataclasses.replace(cg.choose(bound, found), gamma=1.0, quantile=None, grid=None)
+        roots.append(bound.evaluate(found, fixed).shares[0].root)
+    assert roots[1] == pytest.approx(1e-170 * roots[0], rel=1e-9)
+
+
 def test_the_confidence_is_never_overstated() -> None:
     model = network()
     analysis = cg.analyze(model, DataLoader(sample(), 8), delta=1e-9)

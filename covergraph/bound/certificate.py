@@ -188,7 +188,7 @@ def augmented_loss(bound: Bound, measurements: Measurements, parameters: Paramet
         loss = np.clip(1 - (measurements.margins - slack) / parameters.gamma, 0, 1)
     else:
         assert measurements.losses is not None
-        loss = measurements.losses
+        loss = np.minimum(measurements.losses + allowance, 1)
     product = np.ones(measurements.n)
     for v in bound.augmented.hidden:
         product *= _indicator(measurements.hidden_values[v], lookup(parameters.s, v, "s"), allowance)
@@ -223,9 +223,9 @@ def weight_and_root(
     (u,) = bound.graph[name].predecessors
     if contribution.kind == "derivative":
         b = lookup(parameters.b, name, "b")
-        return constants.jacobian(name, u), math.sqrt(2 * b**2 * entropy.gain * math.log(entropy.derivative_count))
+        return constants.jacobian(name, u), b * math.sqrt(2 * entropy.gain * math.log(entropy.derivative_count))
     data_only = u in bound.graph.data_only
     radius = measurements.root_mean_square[u].upper if data_only else 2 * lookup(parameters.s, u, "s")
     a = lookup(parameters.a, name, "a")
-    coefficient = a**2 * (entropy.gain * radius**2 + entropy.positions)
-    return constants.hidden(name), math.sqrt(2 * coefficient * math.log(entropy.count))
+    size = a * math.hypot(math.sqrt(entropy.gain) * radius, math.sqrt(entropy.positions))
+    return constants.hidden(name), size * math.sqrt(2 * math.log(entropy.count))

@@ -212,7 +212,7 @@ def test_losses_of_the_user_have_a_certificate() -> None:
     got = bound.evaluate(found, parameters)
     (x,), y = net.sample(N)
     plain = ((net.module(x).gather(1, y[:, None])[:, 0] - 1).clamp(-1, 1) ** 2).mean()
-    assert got.training == pytest.approx(float(plain.detach()), rel=1e-9)
+    assert float(plain) <= got.training <= float(plain) + 1e-6  # with its allowance for rounding
     doubled = net.bound(loss=replace(square, lipschitz=4.0)).evaluate(found, parameters)
     f3, base = doubled.constants.hidden("f3"), got.constants.hidden("f3")
     assert f3 - base == pytest.approx(2.0, rel=1e-9)
