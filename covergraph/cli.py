@@ -25,7 +25,7 @@ from covergraph.errors import CovergraphError
 from covergraph.graph.augmented import Mode
 from covergraph.models.demo import DEMO, DemoNetwork
 from covergraph.models.digits import load_digits
-from covergraph.models.training import error
+from covergraph.models.training import error, one_thread
 from covergraph.report.console import Row, comparison_table
 from covergraph.report.plots import plot_comparison
 from covergraph.report.terminal import release_lipschitz_text
@@ -101,7 +101,7 @@ def _demo_row(
 ) -> tuple[Row, Analysis]:
     """Train and analyze one network."""
     start = time.perf_counter()
-    with _one_thread():
+    with one_thread():
         model = network.trained(train, progress=console.is_terminal)
         analysis = analyze(model, DataLoader(train, batch_size=BATCH), init_model=network.initial())
     seconds = time.perf_counter() - start
@@ -246,14 +246,3 @@ def _readable_errors() -> Iterator[None]:
     except CovergraphError as reason:
         typer.echo(f"{type(reason).__name__}: {reason}", err=True)
         raise typer.Exit(2) from None
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from threads, and on a busy machine threads that wait for each other lose much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
