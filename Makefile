@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs mutation bench clean
+.PHONY: help demo test lint docs mutation bench zoo clean
 
 help:
 	@echo "make demo      bounds of three networks trained on real images"
@@ -16,6 +16,7 @@ help:
 	@echo "make docs      what docs/ shows, computed again"
 	@echo "make mutation  break the theorems' terms one by one; the tests must notice each"
 	@echo "make bench     timings and growth"
+	@echo "make zoo       trace some 230 architectures and write docs/coverage.md; may be interrupted"
 	@echo "make clean     remove .venv, caches and builds"
 
 # An environment may serve another clone, or have moved with its folder: the stamp names the clone it was made for.
@@ -48,6 +49,13 @@ mutation: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) tests/benchmarks/bench_derive.py
+
+# A run goes on where the last one stopped; make zoo AGAIN=--again starts anew.
+zoo: export OMP_NUM_THREADS = 1
+zoo: $(STAMP)
+	$(PY) -m pip install -q -c .ci/constraints.txt -e '.[dev,zoo]'
+	$(PY) tests/zoo/run.py --workers 2 --out build/zoo $(AGAIN)
+	$(PY) tests/zoo/run.py --report --out build/zoo
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

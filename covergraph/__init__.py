@@ -10,7 +10,8 @@ from covergraph.graph.losses import LipschitzLoss, MarginLoss
 from covergraph.graph.node import Node
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
-from covergraph.tracers import trace
+from covergraph.passes.coarsen import blocks, coarsen, merge_chains
+from covergraph.tracers import TraceReport, trace, trace_report
 from covergraph.values import Measurement, Measurements, Parameters
 
 __version__ = "0.1.0"
@@ -27,10 +28,15 @@ __all__ = [
     "Node",
     "Parameters",
     "ScalarFunction",
+    "TraceReport",
     "analyze",
     "augment",
+    "blocks",
     "choose",
+    "coarsen",
     "derive",
     "measure",
+    "merge_chains",
     "trace",
+    "trace_report",
 ]

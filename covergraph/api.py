@@ -19,7 +19,7 @@ from covergraph.graph.losses import Loss
 from covergraph.measure.loader import as_tensor
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
-from covergraph.tracers import trace
+from covergraph.tracers import as_module, trace
 from covergraph.values import Measurements, Parameters
 
 
@@ -58,10 +58,12 @@ def analyze(
 ) -> Analysis:
     """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
 
-    `loader` yields (inputs, labels) of the whole training sample, unaugmented. `init_model`: the weights before
+    `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
+    training sample, unaugmented. `init_model`: the weights before
     training, if known. With probability at least 1 - delta over the sample the certificate's value bounds the
     error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
+    model = as_module(model)
     graph = trace(model, _example(loader, model), output=output)
     bound = derive(augment(graph, loss, mode))
     measurements = measure(bound, model, loader, init_model=init_model, device=device, progress=progress)

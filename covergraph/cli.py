@@ -1,4 +1,4 @@
-"""The command line: `covergraph demo` and `covergraph report`."""
+"""The command line: `covergraph demo`, `covergraph trace` and `covergraph report`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from covergraph.graph.augmented import Mode
 from covergraph.models.demo import DEMO, DemoNetwork
 from covergraph.models.digits import load_digits
 from covergraph.models.training import error, one_thread
+from covergraph.passes.coarsen import coarsen, merge_chains
 from covergraph.report.console import Row, comparison_table
+from covergraph.report.drawing import draw
 from covergraph.report.plots import plot_comparison
 from covergraph.report.terminal import release_lipschitz_text
 from covergraph.report.write import Report, write_report
+from covergraph.tracers import as_module, trace_report
 
 BATCH = 256
 LEGEND = """κ̃h[v], κ̃J[v]: how much the augmented loss reacts to node v and to its Jacobian (Theorem 2).
@@ -135,6 +138,33 @@ def report(
         _show_files(console, [write_report(analysis.certificate, out, pdf, f"Certificate of {model}")], [])
 
 
+@app.command("trace")
+def trace_command(
+    model: Annotated[str, typer.Argument(help="package.module:factory, which returns a model; or FILE.pt2")],
+    data: Annotated[str, typer.Option(help="digits, or an .npz file with the arrays x and y.")] = "digits",
+    weights: Annotated[Path | None, typer.Option(help="State dict that torch.save wrote.")] = None,
+    output: Annotated[str | None, typer.Option(help="Which output, if there are several.")] = None,
+    block: Annotated[list[str] | None, typer.Option(help="Module path to show as one node; may be repeated.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge chains of operations without parameters.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Write a drawing to this file.")] = None,
+) -> None:
+    """Show the computational graph of a network of your own, and how it was traced."""
+    console = _console()
+    network, _ = load_model(model, weights)
+    example = load_sample(data)[:2][0]
+    with _readable_errors():
+        traced = trace_report(network, example, output=output)
+        graph = coarsen(traced.graph, block) if block else traced.graph
+        graph = merge_chains(graph) if merge else graph
+        console.print(escape(graph.text()), soft_wrap=True)
+        console.print(escape(str(traced)), style="dim", soft_wrap=True)
+        for group in (group for group in traced.graph.groups if len(group) > 1):
+            console.print(f"shared parameters: {escape(', '.join(group))}", soft_wrap=True)
+        if picture is not None:
+            draw(graph).savefig(picture, dpi=150)
+            console.print(f"picture: {picture}", soft_wrap=True)
+
+
 def load_model(source: str, weights: Path | None) -> tuple[nn.Module, nn.Module | None]:
     """The model and, if known, the model before training. Raises `typer.BadParameter` with what is wrong."""
     made = _load_exported(Path(source)) if source.endswith(".pt2") else _call_factory(source)
@@ -149,22 +179,9 @@ def load_model(source: str, weights: Path | None) -> tuple[nn.Module, nn.Module 
     return network, initial
 
 
-class Exported(nn.Module):
-    """An exported program as an ordinary module: it takes positional arguments, and train and eval do nothing."""
-
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
-        super().__init__()
-        self.program = program.module()
-        for name in ("train", "eval"):  # which exported modules refuse: they have only the mode of their export
-            self.program.__dict__.pop(name, None)
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self.program(*inputs)
-
-
 def _load_exported(path: Path) -> nn.Module:
     try:
-        return Exported(torch.export.load(path))
+        return as_module(torch.export.load(path))
     except Exception as reason:  # torch raises many types here
         raise typer.BadParameter(f"{path} is no file of torch.export.save: {reason}") from None
 

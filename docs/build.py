@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
@@ -37,6 +39,26 @@ def formulas(bound: cg.Bound) -> Figure:
     return figure
 
 
+def encoder() -> Figure:
+    """A transformer encoder layer of torch."""
+    model = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    return draw(cg.trace(model, torch.randn(2, 9, 32)))
+
+
+def resnet() -> dict[str, Figure]:
+    """torchvision's ResNet-18, whole and with its blocks as nodes; nothing without the packages of the zoo."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    try:
+        from zoo import shim
+
+        torchvision = shim.load("torchvision")
+    except ImportError:
+        print("resnet18: torchvision is not installed (it comes with make zoo), skipped")
+        return {}
+    graph = cg.trace(torchvision.models.resnet18(), torch.randn(2, 3, 64, 64))
+    return {"resnet18": draw(graph), "resnet18-blocks": draw(cg.coarsen(graph, ["layer*.*"]))}
+
+
 def main() -> None:
     """Train the demo's first network and write every picture."""
     FIGURES.mkdir(exist_ok=True)
@@ -49,6 +71,8 @@ def main() -> None:
         "mlp-graph": draw(analysis.graph),
         "mlp-certificate": analysis.certificate.plot(),
         "mlp-formulas": formulas(analysis.bound),
+        "encoder": encoder(),
+        **resnet(),
     }
     for name, figure in pictures.items():
         figure.savefig(FIGURES / f"{name}.png", dpi=130)

@@ -138,7 +138,7 @@ RULES = (
         ATTAINED,
     ),
     _row("taubar not summed over slots", SMOOTH, "total.get(key, sympy.Integer(0)) + value", "value", ATTAINED),
-    _row("J of x * x with one slot", "graph/interpreter.py", "stack(terms).sum(0)", "stack(terms)[0]", AUGMENTED),
+    _row("J of x * x with one slot", "graph/curved_rules.py", "stack(terms).sum(0)", "stack(terms)[0]", AUGMENTED),
     _row("margin loss: slope / 2", LOSSES, "sympy.sqrt(2)) / GAMMA", "1 / sympy.sqrt(2)) / GAMMA", SEQUENTIAL),
     _row("linear: count of the cover / 2", COVER, "[:-1]),\n        count=2 *", "[:-1]),\n        count=1 *", ENTROPY),
     _row("conv: count of the cover / 2", COVER, "[1:]),\n        count=2 *", "[1:]),\n        count=1 *", ENTROPY),

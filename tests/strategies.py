@@ -85,7 +85,8 @@ class Builder:
     def add(self, operation: op.Operation, *inputs: str, name: str = "", shape: tuple[int, ...] = ()) -> str:
         """Any operation; `shape` is needed for Reshape only, the others' is computed."""
         name = name or f"{operation.label.split('(')[0]}_{len(self.nodes)}"
-        roles = ["weight"] * isinstance(operation, op.COVERED) + ["bias"] * getattr(operation, "bias", False)
+        roles = ["weight"] * isinstance(operation, (op.Linear, op.Convolution))
+        roles += ["bias"] * getattr(operation, "bias", False)
         parameters = tuple((role, f"{name}.{role}") for role in roles)
         node = Node(name, operation, inputs, shape, parameters)
         slots = [torch.zeros(1, *self.shape(u), dtype=torch.float64) for u in inputs]

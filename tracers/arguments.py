@@ -71,6 +71,11 @@ class Arguments:
         leaves = tuple(next(rest) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves)
         return Arguments(self.signature, self.spec, self.paths, leaves)
 
+    def only_tensors(self) -> Arguments:
+        """The tensors alone, as positional arguments of nothing in particular."""
+        spec = pytree.tree_structure(list(self.tensors.values()))
+        return Arguments(self.signature, spec, tuple(self.tensors), tuple(self.tensors.values()))
+
     def at(self, batch: int) -> Arguments:
         """The example with its samples repeated, or cut, to `batch`; always new memory."""
         rows = torch.arange(batch) % self.batch

@@ -1,140 +1,138 @@
-"""One call of a torch operation, as the rules see it: values in, the record of a node out."""
+"""One call of a torch operation, as the rules see it: values in, nodes out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from covergraph.errors import BatchMixingError, UnsupportedOperationError
-from covergraph.graph.operations import Operation
+from covergraph.graph.functions import ScalarFunction
+from covergraph.graph.operations import Elementwise, Operation
+from covergraph.graph.rearrange import RearrangeStep
+from covergraph.tracers.builder import Builder
+from covergraph.tracers.values import Data, State, Value
 
-SUPPORTED = (
-    "linear, convolution, average pool, add, sub, product, arithmetic with a number, concat, reshape, tanh, "
-    "sigmoid, softplus, gelu, silu, elu, sin, cos"
-)
-
-
-@dataclass(frozen=True)
-class Data:
-    """A value that depends on an input: the node that holds it, its shape per sample, its dtype."""
-
-    node: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class State:
-    """A tensor that no input reaches: a parameter or its transpose, a buffer, a constant, or made of them."""
-
-    kind: str
-    name: str
-    shape: tuple[int, ...]
-    transposed: bool = False
-
-    @property
-    def description(self) -> str:
-        """Words for messages."""
-        return f"tensor computed by {self.name}" if self.kind == "computed" else f"{self.kind} {self.name!r}"
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """A number that is known only when the model runs, such as the batch size."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a rule makes of a call: the operation, its ordered inputs, its parameters by role."""
-
-    operation: Operation
-    inputs: tuple[Data, ...]
-    parameters: tuple[tuple[str, str], ...] = ()
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call: canonical name, torch's own name of the target, module path, arguments by name, result.
+    """A call: canonical name, torch's full name of the target, module path, arguments by name, results.
 
-    `shape` is the result's shape per sample. Tensors among the arguments are `Data` or `State`.
+    `results` are (shape, dtype) of every tensor that the call yields, for a batch of one sample.
     """
 
     name: str
     target: str
     path: str
     arguments: Mapping[str, Any]
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+    results: Sequence[tuple[Shape, torch.dtype]]
+    builder: Builder
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the first result."""
+        return self.results[0][0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first result."""
+        return self.results[0][1]
 
     @property
     def where(self) -> str:
         """Module path and operation, the beginning of every message."""
         place = f"module {self.path!r}" if self.path else "the model's top level"
-        return f"{place}: operation {self.name!r} ({self.target})"
+        return f"{place}: operation {self.name!r} (torch.ops.{self.target})"
 
     def refuse(self, reason: str, remedy: str) -> UnsupportedOperationError:
         """The error that refuses this call by name."""
         return UnsupportedOperationError(f"{self.where} {reason}; {remedy}")
 
     def mixes(self, reason: str, remedy: str) -> BatchMixingError:
-        """The error for a call that looks across the samples of a batch."""
+        """The error for a call that looks across the samples of a batch, or is random."""
         return BatchMixingError(f"{self.where} {reason}; {remedy}")
 
-    def data(self, key: str) -> Data:
-        """The argument `key` as a float value on the data path; anything else is refused."""
-        return self.as_data(self.arguments.get(key))
-
-    def as_data(self, value: Any) -> Data:
-        """`value` if it is a float value on the data path; raises `UnsupportedOperationError` if not."""
-        if isinstance(value, State):
-            raise self.refuse(
-                f"uses the {value.description} as a value", "express it by supported layers (nn.Linear, …)"
-            )
-        if not isinstance(value, Data):
-            raise self.refuse(f"has the operand {value!r}", "expected floats computed from the inputs")
-        if not value.dtype.is_floating_point:
-            raise self.refuse(f"takes values of type {value.dtype}", "expected floats; convert them outside")
-        return value
-
-    def parameter(self, key: str) -> State:
-        """The argument `key` as a parameter of the model; buffers and computed tensors are refused."""
+    def given(self, key: str, default: Any = None) -> Any:
+        """An argument; `default` where it is absent or None."""
         value = self.arguments.get(key)
-        if isinstance(value, Data):
-            raise self.refuse(f"has a {key} computed from the inputs", "expected a parameter of the model")
-        if not isinstance(value, State) or value.kind != "parameter":
-            found = value.description if isinstance(value, State) else repr(value)
-            raise self.refuse(
-                f"has as {key} the {found}", "expected a parameter; fold what computes it into one"
-            )
-        return value
+        return default if value is None else value
 
-    def roles(self, *keys: str) -> tuple[tuple[str, str], ...]:
-        """(role, dotted name) of the parameters given under `keys`, absent ones left out."""
-        present = [key for key in keys if self.arguments.get(key) is not None]
-        return tuple((key, self.parameter(key).name) for key in present)
+    def data(self, key: str) -> Data:
+        """The argument `key` as a node's value; parameters and constants become nodes."""
+        return self.as_data(self.arguments[key])
+
+    def as_data(self, value: Value) -> Data:
+        """A value as a node's value."""
+        return value if isinstance(value, Data) else self.builder.materialized(value, self.path)
 
     def number(self, key: str, default: float) -> float:
         """The argument `key` as a finite number."""
-        return self.as_number(self.arguments.get(key, default))
-
-    def as_number(self, value: Any) -> float:
-        """`value` as a finite number; raises `BatchMixingError` if it is known only when the model runs."""
-        if isinstance(value, Unknown):
-            raise self.mixes(f"uses {value.name!r}, a number from the batch", "write a constant")
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise self.refuse(f"has the operand {value!r}", "expected a finite number")
+        value = self.given(key, default)
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        if not isinstance(value, Real) or math.isnan(value):
+            raise self.refuse(f"has as {key} the operand {value!r}", "expected a number")
         return float(value)
 
-    def sizes(self, key: str, count: int, default: int) -> tuple[int, ...]:
+    def sizes(self, key: str, count: int, default: int) -> Shape:
         """The argument `key` as `count` integers; one integer stands for all."""
-        value = self.arguments.get(key)
-        given = list(value) if isinstance(value, (list, tuple)) else [default if value is None else value]
-        numbers = tuple(int(self.as_number(v)) for v in given or [default])
+        value = self.given(key, default)
+        numbers = tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+        numbers = numbers or (default,)
         return numbers * count if len(numbers) == 1 else numbers
+
+    def emit(
+        self,
+        operation: Operation,
+        inputs: Sequence[Data],
+        weights: Mapping[str, State | Tensor] | None = None,
+        *,
+        result: int = 0,
+        shape: Shape | None = None,
+        node_shape: Shape | None = None,
+    ) -> Data:
+        """Append a node for a result of this call, or for a step of it that has `shape`."""
+        made, dtype = self.results[result]
+        return self.builder.add(operation, inputs, shape or made, dtype, self.path, weights, node_shape)
+
+    def row(self, function: ScalarFunction, x: Data) -> Data:
+        """phi(x), entry by entry."""
+        return self.builder.add(Elementwise(function), [x], x.shape, self.dtype, self.path)
+
+    def rearranged(self, x: Data, steps: Sequence[RearrangeStep], shape: Shape | None = None) -> Data:
+        """A linear index map of x, to the shape of the first result or to `shape`."""
+        return self.builder.rearranged(x, steps, self.shape if shape is None else shape, self.path)
+
+    def broadcast(self, x: Data, shape: Shape | None = None) -> Data:
+        """x repeated to the shape of the first result, or to `shape`."""
+        return self.builder.broadcast(x, self.shape if shape is None else shape, self.path)
+
+    def shaped(self, x: Data, shape: Shape) -> Data:
+        """x in a node of exactly this shape."""
+        return self.builder.shaped(x, shape, self.path)
+
+    def full(self, x: Data) -> Data:
+        """x in a node that keeps all axes of the traced shape, the first one too."""
+        return self.shaped(x, x.shape)
+
+    def axis(self, key: str = "dim", default: int = -1, rank: int | None = None) -> int:
+        """The argument `key` as a non-negative axis of the first argument's traced shape."""
+        size = len(self.arguments["input"].shape) if rank is None else rank
+        return int(self.given(key, default)) % max(size, 1)
+
+    def computed(self, target: str, *arguments: Any, **keywords: Any) -> Value:
+        """Torch's operation `target` on state or constants: a constant if all of them are, else a state."""
+        from covergraph.tracers.folding import fold
+
+        return fold(target, arguments, keywords)
+
+    def with_arguments(self, **changed: Any) -> Call:
+        """The same call with some arguments changed."""
+        return replace(self, arguments={**self.arguments, **changed})

@@ -1,46 +1,79 @@
-"""The first way: torch.export, not strict, with a symbolic batch size where the model allows it."""
+"""The first way: torch.export, not strict, for a batch of one sample; and what all ways share."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
-from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.export.graph_signature import InputKind, TensorArgument
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 
 from covergraph.tracers.arguments import Arguments
+from covergraph.tracers.forms import canonical_name
+from covergraph.tracers.outputs import Chosen
 from covergraph.tracers.traced import Traced
 
 
-def trace_by_export(model: nn.Module, arguments: Arguments) -> Traced:
-    """Export with a symbolic batch; where that fails, with the batch size of the example."""
-    try:
-        return _read(_export(model, arguments, dynamic=True), model, arguments, "export")
-    except Exception:  # torch raises many types here, and the second attempt's reason is the clearer one
-        return _read(_export(model, arguments, dynamic=False), model, arguments, "export with a fixed batch")
+def trace_by_export(model: Chosen, arguments: Arguments, kept: Collection[str]) -> Traced:
+    """Export for a batch of one; operations that are not `kept` are decomposed, and nothing is changed in place."""
+    return read(exported(model, arguments, kept), model.traced_model, arguments, "export")
 
 
-def _export(model: nn.Module, arguments: Arguments, dynamic: bool) -> ExportedProgram:
+def exported(model: nn.Module, arguments: Arguments, kept: Collection[str]) -> ExportedProgram:
+    """The functional program: what `kept` names stays one operation."""
     args, kwargs = arguments.call()
-    shapes: Any = None
-    if dynamic:
-        shapes, batch = ShapesCollection(), Dim("batch", min=2)  # type: ignore[no-untyped-call]
-        for tensor in arguments.tensors.values():
-            shapes[tensor] = {0: batch}
-    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    program = torch.export.export(model, args, kwargs, strict=False)
+    return decomposed(program, kept)
 
 
-def _read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: str) -> Traced:
+def decomposed(program: ExportedProgram, kept: Collection[str]) -> ExportedProgram:
+    """The program without in-place operations, and with all but the `kept` operations decomposed."""
+    table = torch.export.default_decompositions()
+    for operation in list(table):
+        if canonical_name(operation) in kept:
+            table.pop(operation)  # type: ignore[no-untyped-call]
+    return program.run_decompositions(table)
+
+
+def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: str) -> Traced:
+    """What the placeholders of a program stand for; state is known by identity, so that any way may be read."""
     signature = program.graph_signature
-    specs = [s.arg for s in signature.input_specs if s.kind is InputKind.USER_INPUT]
-    placeholders = [arg.name for arg in specs if isinstance(arg, TensorArgument)]
-    nodes = {node.name: node for node in program.graph.nodes}
-    return Traced(
-        way=way,
-        module=model,
-        graph=program.graph,
-        inputs=dict(zip(placeholders, arguments.tensors, strict=True)),
-        state={**signature.inputs_to_parameters, **signature.inputs_to_buffers},
-        batch=nodes[placeholders[0]].meta["val"].shape[0],
-    )
+    inputs: dict[str, str] = {}
+    state: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    paths = iter(arguments.paths)
+    names = _names(model)
+    kept = model.state_dict().keys()  # other buffers are made by code: constants
+    for spec in signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            path = next(paths)
+            if isinstance(spec.arg, TensorArgument):
+                inputs[spec.arg.name] = path
+        elif isinstance(spec.arg, (TensorArgument, ConstantArgument)) and spec.target is not None:
+            value = _value(program, spec.target)
+            name = names.get(_identity(value)) if isinstance(value, Tensor) else None
+            if name is not None and name in kept and value.is_floating_point():
+                state[spec.arg.name] = name
+            elif isinstance(value, Tensor):
+                constants[spec.arg.name] = value.detach()
+    return Traced(way=way, module=model, graph=program.graph, inputs=inputs, state=state, constants=constants)
+
+
+def _value(program: ExportedProgram, target: str) -> Any:
+    return program.state_dict.get(target, program.constants.get(target))
+
+
+def _names(model: nn.Module) -> Mapping[Any, str]:
+    """First dotted name of every parameter and buffer, by identity."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    found: dict[Any, str] = {}
+    for name, value in named:
+        found.setdefault(_identity(value), name)
+    return found
+
+
+def _identity(value: Tensor) -> Any:
+    """What two tensors share that are one: storage, offset, shape and strides."""
+    return value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape), value.stride()

@@ -1,117 +1,281 @@
-"""Rules for fixed linear maps of one activation or several: reshaping, joining, pooling, doing nothing."""
+"""Rules for linear index maps and reductions: what moves, repeats, drops, joins or adds entries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from covergraph.graph.operations import AveragePool, Concatenate, Reshape
-from covergraph.tracers.call import Call, Data, Step
+import torch
+from torch import Tensor
 
+from covergraph.graph import operations as op
+from covergraph.graph.rearrange import Expand, Pad, Permute, Pick, RearrangeStep, Slice, View
+from covergraph.tracers import elementwise
+from covergraph.tracers.call import Call
+from covergraph.tracers.values import Data, State
 
-def reshape(call: Call) -> Step | Data:
-    """View, flatten, squeeze and the like: the batch stays in dim 0 (checked before), entries in order."""
-    x = call.data("input")
-    if x.dtype != call.dtype:
-        raise call.refuse(f"reinterprets {x.dtype} as {call.dtype}", "keep one dtype")
-    return x if x.shape == call.shape else Step(Reshape(), (x,))
-
-
-def permute(call: Call) -> Step | Data:
-    """permute(dims), if it only moves axes of length 1: then it is a reshape."""
-    return _permuted(call, [int(d) for d in call.arguments["dims"]])
+Result = Data | tuple[Data, ...]
 
 
-def transpose(call: Call) -> Step | Data:
-    """transpose(dim0, dim1), if one of the axes has length 1 and no other axis lies between them."""
-    order = list(range(len(call.shape) + 1))
-    a, b = int(call.arguments["dim0"]), int(call.arguments["dim1"])
-    order[a], order[b] = order[b], order[a]
-    return _permuted(call, order)
-
-
-def _permuted(call: Call, order: Sequence[int]) -> Step | Data:
-    x = call.data("input")
-    axes = [d % len(order) for d in order]
-    if axes[0] != 0:
-        raise call.mixes(f"moves the batch: the new order of the axes is {axes}", "keep the batch in dim 0")
-    long = [d for d in axes[1:] if x.shape[d - 1] != 1]
-    if long != sorted(long):
-        raise call.refuse(f"permutes the axes of {x.shape}, not supported yet", "avoid the permutation")
-    return reshape(call)
-
-
-def concatenate(call: Call) -> Step | Data:
-    """cat(tensors, dim) along an axis of the sample."""
-    slots = tuple(call.as_data(value) for value in call.arguments["tensors"])
-    axis = int(call.number("dim", 0)) % (len(call.shape) + 1)
-    if axis == 0:
-        raise call.mixes("joins along dim 0, which is the batch", "join along another dim")
-    if any(len(x.shape) != len(call.shape) for x in slots):
-        raise call.refuse("joins tensors of different rank", "give all of them one rank")
-    return slots[0] if len(slots) == 1 else Step(Concatenate(axis - 1), slots)
-
-
-def average_pool(call: Call) -> Step:
-    """F.avg_pool{1,2,3}d; the axes before the pooled ones are treated separately."""
-    x, count = call.data("input"), int(call.name[-2])
-    if call.arguments.get("divisor_override") is not None:
-        raise call.refuse("has a divisor_override", "multiply by a number instead")
-    if len(x.shape) < count:
-        raise call.mixes("pools over dim 0, which is the batch", "add a channel dimension")
-    kernel = call.sizes("kernel_size", count, 1)
-    given = call.arguments.get("stride")
-    stride = call.sizes("stride", count, 1) if given not in (None, [], ()) else kernel
-    padding = call.sizes("padding", count, 0)
-    ceil_mode = bool(call.arguments.get("ceil_mode", False))
-    counts = bool(call.arguments.get("count_include_pad", True))
-    return Step(AveragePool(kernel, stride, padding, ceil_mode, counts), (x,))
-
-
-def adaptive_average_pool(call: Call) -> Step:
-    """F.adaptive_avg_pool{1,2,3}d to sizes that divide the input's: windows without overlap."""
-    x, count = call.data("input"), int(call.name[-2])
-    if len(x.shape) < count:
-        raise call.mixes("pools over dim 0, which is the batch", "add a channel dimension")
-    before, after = x.shape[-count:], call.shape[-count:]
-    if any(b % a for b, a in zip(before, after, strict=True)):
-        raise call.refuse(f"pools {before} to {after}, windows overlapping", "use sizes that divide evenly")
-    kernel = tuple(b // a for b, a in zip(before, after, strict=True))
-    return Step(AveragePool(kernel, kernel, (0,) * count), (x,))
+def view(call: Call) -> Data:
+    """The same entries in the same order."""
+    return call.rearranged(call.data("input"), [View(call.shape)])
 
 
 def unchanged(call: Call) -> Data:
-    """contiguous, clone, a conversion to the same dtype: no node at all."""
+    """clone, contiguous, a change between floating types: no node at all."""
     x = call.data("input")
-    if (x.shape, x.dtype) != (call.shape, call.dtype):
-        raise call.refuse(
-            f"turns {x.dtype} {x.shape} into {call.dtype} {call.shape}", "keep one shape and one dtype"
-        )
-    return x
+    if not x.floating and call.dtype.is_floating_point:
+        from covergraph.tracers.arithmetic import as_floats
+
+        return as_floats(call, x)
+    if (x.dtype.is_floating_point, x.dtype.is_complex) != (call.dtype.is_floating_point, call.dtype.is_complex):
+        return elementwise.opaque(call)  # type: ignore[return-value]
+    if not x.floating and x.dtype != call.dtype:
+        return elementwise.opaque(call)  # type: ignore[return-value]
+    return Data(x.node, tuple(call.shape), x.dtype) if tuple(x.shape) == call.shape else call.broadcast(x)
+
+
+def permute(call: Call) -> Data:
+    """permute(dims)."""
+    x = call.data("input")
+    return call.rearranged(x, [Permute(tuple(int(d) % len(x.shape) for d in call.arguments["dims"]))])
+
+
+def transpose(call: Call) -> Data:
+    """transpose(dim0, dim1), and t() of a matrix."""
+    x = call.data("input")
+    order = list(range(len(x.shape)))
+    a, b = (int(call.given(key, default)) for key, default in (("dim0", 0), ("dim1", 1)))
+    if len(order) >= 2:
+        order[a], order[b] = order[b], order[a]
+    return call.rearranged(x, [Permute(tuple(order))])
+
+
+def expand(call: Call) -> Data:
+    """expand(sizes)."""
+    return call.broadcast(call.data("input"))
+
+
+def repeat(call: Call) -> Data:
+    """repeat(repeats): whole copies along every axis."""
+    x = call.data("input")
+    repeats = [int(r) for r in call.arguments["repeats"]]
+    sizes = [1] * (len(repeats) - len(x.shape)) + list(x.shape)
+    split = [side for size in sizes for side in (1, size)]
+    grown = [side for pair in zip(repeats, sizes, strict=True) for side in pair]
+    return call.rearranged(x, [View(tuple(split)), Expand(tuple(grown)), View(call.shape)])
 
 
 def slice_(call: Call) -> Data:
-    """x[a:b] that keeps everything, as torch.export writes the colons of x[:, ...]."""
+    """x[start:stop:step] along one axis."""
+    x, axis = call.data("input"), call.axis("dim", 0)
+    bounds = slice(call.given("start"), call.given("end"), int(call.given("step", 1)))
+    start, stop, step = bounds.indices(x.shape[axis])
+    return call.rearranged(x, [Slice(axis, start, max(stop, start), step)])
+
+
+def select(call: Call) -> Data:
+    """x[index] along one axis."""
+    x, axis = call.data("input"), call.axis("dim", 0)
+    index = int(call.arguments["index"]) % x.shape[axis]
+    return call.rearranged(x, [Slice(axis, index, index + 1), View(call.shape)])
+
+
+def narrow(call: Call) -> Data:
+    """x[start : start + length] along one axis."""
+    x, axis = call.data("input"), call.axis("dim", 0)
+    start = int(call.arguments["start"]) % x.shape[axis]
+    return call.rearranged(x, [Slice(axis, start, start + int(call.arguments["length"]))])
+
+
+def split(call: Call) -> tuple[Data, ...]:
+    """split, chunk, split_with_sizes: consecutive slices."""
+    axis, start, parts = call.axis("dim", 0), 0, []
     x = call.data("input")
-    if x.shape != call.shape:
-        raise call.refuse("selects a part of the entries, not supported yet", "use a linear layer instead")
-    return x
+    for shape, _ in call.results:
+        parts.append(call.rearranged(x, [Slice(axis, start, start + shape[axis])], shape))
+        start += shape[axis]
+    return tuple(parts)
 
 
-def dropout(call: Call) -> Data:
-    """Dropout in eval mode, which does nothing; in train mode it is random."""
-    training = call.arguments.get("training", call.arguments.get("train", True))
-    if training:
-        raise call.mixes("draws random numbers: it is in train mode", "pass training=self.training")
-    return unchanged(call)
-
-
-def batch_norm(call: Call) -> Data:
-    """BatchNorm: in train mode it mixes samples; in eval mode its affine map has no rule yet."""
-    batch_statistics = call.arguments.get("training") or call.arguments.get("running_mean") is None
-    if batch_statistics:
-        raise call.mixes(
-            "normalizes by the statistics of the batch", "use running statistics (training=False) or fold it"
-        )
-    raise call.refuse(
-        "in eval mode has no rule yet", "fold it into the layer before (torch.nn.utils.fuse_conv_bn_eval)"
+def unbind(call: Call) -> tuple[Data, ...]:
+    """One slice per position along one axis, without that axis."""
+    x, axis = call.data("input"), call.axis("dim", 0)
+    return tuple(
+        call.rearranged(x, [Slice(axis, i, i + 1), View(shape)], shape) for i, (shape, _) in enumerate(call.results)
     )
+
+
+def flip(call: Call) -> Data:
+    """The order of some axes reversed."""
+    x = call.data("input")
+    axes = [int(d) % len(x.shape) for d in call.arguments["dims"]]
+    return call.rearranged(x, [Pick(axis, tuple(reversed(range(x.shape[axis])))) for axis in axes])
+
+
+def index_select(call: Call) -> Result:
+    """Entries at constant positions along one axis."""
+    index = call.arguments["index"]
+    if not isinstance(index, Tensor) or not isinstance(call.arguments["input"], Data):
+        return elementwise.opaque(call)
+    x, axis = call.data("input"), call.axis("dim", 0)
+    return call.rearranged(x, [Pick(axis, tuple(index.reshape(-1).tolist())), View(call.shape)])
+
+
+def by_positions(call: Call) -> Result:
+    """Any index map with constant indices, found by applying it to the positions themselves (x[i, j], gather, unfold).
+
+    An operation whose other arguments depend on the inputs has no rule.
+    """
+    tensors = [k for k, v in call.arguments.items() if _has_data(v)]
+    x = call.arguments["input"]
+    if tensors != ["input"] or not isinstance(x, Data):
+        return elementwise.opaque(call)
+    positions = torch.arange(1, x_size(x) + 1, dtype=torch.float64).reshape(x.shape)
+    arguments = {**call.arguments, "input": positions}
+    moved = elementwise.evaluate(call, arguments).reshape(-1).long() - 1
+    padded = [View((x_size(x),))]
+    steps: list[RearrangeStep] = [*padded]
+    if bool((moved < 0).any()):  # zeros: one entry more to pick
+        steps.append(Pad(0, 0, 1))
+        moved = torch.where(moved < 0, x_size(x), moved)
+    return call.rearranged(x, [*steps, Pick(0, tuple(moved.tolist())), View(call.shape)])
+
+
+def _has_data(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_has_data(item) for item in value)
+    return isinstance(value, (Data, State))
+
+
+def x_size(x: Data) -> int:
+    """Number of entries for a batch of one sample."""
+    return torch.Size(x.shape).numel()
+
+
+def pad(call: Call) -> Result:
+    """Zeros around (constant_pad_nd); negative numbers cut."""
+    x, sides = call.data("input"), [int(v) for v in call.arguments["pad"]]
+    value = call.number("value", 0)
+    steps: list[RearrangeStep] = []
+    for i in range(0, len(sides), 2):
+        axis = len(x.shape) - 1 - i // 2
+        steps += _padding(axis, sides[i], sides[i + 1], x.shape[axis])
+    padded = call.rearranged(x, steps)
+    if value == 0:
+        return padded
+    outside = torch.nn.functional.pad(torch.zeros(x.shape, dtype=torch.float64), sides, value=1.0) * value
+    outside = outside.nan_to_num(0.0, posinf=float("inf"), neginf=float("-inf"))
+    from covergraph.tracers.arithmetic import affine_map
+
+    return affine_map(call, padded, shift=outside)
+
+
+def _padding(axis: int, before: int, after: int, size: int) -> Sequence[RearrangeStep]:
+    steps: list[RearrangeStep] = []
+    if before < 0 or after < 0:
+        steps.append(Slice(axis, max(-before, 0), size - max(-after, 0)))
+    if before > 0 or after > 0:
+        steps.append(Pad(axis, max(before, 0), max(after, 0)))
+    return steps
+
+
+def concatenate(call: Call) -> Data:
+    """cat(tensors, dim)."""
+    rank = len(call.shape)
+    axis = int(call.given("dim", 0)) % rank
+    values = [v for v in call.arguments["tensors"] if tuple(v.shape) != (0,)]
+    slots = [call.as_data(v) for v in values]
+    slots = [s if s.floating or not call.dtype.is_floating_point else _floats(call, s) for s in slots]
+    if len(slots) == 1:
+        return slots[0]
+    dropped = axis > 0 and call.shape[0] == 1
+    held = [call.shaped(s, tuple(s.shape[1:]) if dropped else tuple(s.shape)) for s in slots]
+    made = tuple(call.shape[1:]) if dropped else tuple(call.shape)
+    return call.emit(op.Concatenate(axis - dropped), held, node_shape=made)
+
+
+def _floats(call: Call, x: Data) -> Data:
+    from covergraph.tracers.arithmetic import as_floats
+
+    return as_floats(call, x)
+
+
+def stack(call: Call) -> Data:
+    """stack(tensors, dim)."""
+    axis = int(call.given("dim", 0)) % len(call.shape)
+    values = [call.as_data(v) for v in call.arguments["tensors"]]
+    shape = (*call.shape[:axis], 1, *call.shape[axis + 1 :])
+    parts = [call.rearranged(v, [View(shape)], shape) for v in values]
+    return concatenate(call.with_arguments(tensors=parts, dim=axis))
+
+
+def reduction(call: Call) -> Result:
+    """sum and mean over some axes, or over all."""
+    x = call.data("input")
+    if not x.floating or not call.dtype.is_floating_point:
+        return elementwise.opaque(call)
+    held, axes, made = _reduced(call, x)
+    return call.emit(op.Sum(axes, mean=call.name == "mean"), [held], node_shape=made)
+
+
+def maximum(call: Call) -> Result:
+    """amax over some axes, or over all."""
+    x = call.data("input")
+    indices = len(call.results) > 1 or "other" in call.arguments or not x.floating
+    if indices:
+        return elementwise.opaque(call)
+    held, axes, made = _reduced(call, x)
+    return call.emit(op.Maximum(axes), [held], node_shape=made)
+
+
+def _reduced(call: Call, x: Data) -> tuple[Data, tuple[int, ...], tuple[int, ...]]:
+    """The argument, the axes and the result's shape of a reduction; without the batch axis where it stays in front."""
+    axes, shape = _axes(call, x), tuple(call.shape)
+    if 0 in axes or len(call.builder.held(x)) == len(x.shape):
+        return call.full(x), axes, shape
+    return x, tuple(axis - 1 for axis in axes), shape[1:]
+
+
+def _axes(call: Call, x: Data) -> tuple[int, ...]:
+    """Non-negative axes of the traced shape."""
+    given = call.given("dim", [])
+    axes = list(given) if isinstance(given, (list, tuple)) else [given]
+    return tuple(sorted(int(d) % len(x.shape) for d in axes)) or tuple(range(len(x.shape)))
+
+
+def slice_scatter(call: Call) -> Result:
+    """The argument with the entries of a slice replaced by another value's."""
+    shape, axis = call.shape, int(call.given("dim", 0)) % len(call.shape)
+    start, stop, _ = slice(call.given("start"), call.given("end")).indices(shape[axis])
+    if call.given("step", 1) != 1 or stop <= start:
+        return elementwise.opaque(call)
+    return _replaced(call, call.as_data(call.arguments["src"]), axis, start, stop)
+
+
+def select_scatter(call: Call) -> Data:
+    """The argument with the entries at one position along an axis replaced by another value's."""
+    axis = int(call.arguments["dim"]) % len(call.shape)
+    index = int(call.arguments["index"]) % call.shape[axis]
+    source = call.as_data(call.arguments["src"])
+    shape = (*call.shape[:axis], 1, *call.shape[axis + 1 :])
+    return _replaced(call, call.rearranged(source, [View(shape)], shape), axis, index, index + 1)
+
+
+def _replaced(call: Call, source: Data, axis: int, start: int, stop: int) -> Data:
+    """What lies before, the source, and what lies behind, side by side."""
+    x, size = call.data("input"), call.shape[axis]
+    spans = [(0, start), (stop, size)]
+    kept = [
+        call.rearranged(x, [Slice(axis, a, b)], (*call.shape[:axis], b - a, *call.shape[axis + 1 :])) if b > a else None
+        for a, b in spans
+    ]
+    parts = [part for part in (kept[0], source, kept[1]) if part is not None]
+    return concatenate(call.with_arguments(tensors=parts, dim=axis))
+
+
+def copy(call: Call) -> Data:
+    """copy(target, source): the source in the target's shape."""
+    source = call.arguments["src"]
+    return call.broadcast(call.as_data(source))

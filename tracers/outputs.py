@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
 from covergraph.tracers.arguments import dotted
+
+INNER = "traced_model"
+"""The path of the model inside `Chosen`."""
+
+
+class Chosen(nn.Module):
+    """A model that returns one leaf of another's result, so that the other leaves (caches) need not be traced."""
+
+    def __init__(self, model: nn.Module, leaf: int) -> None:
+        super().__init__()
+        self.traced_model, self.leaf = model, leaf
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The leaf; calls that know the modules they come from (of an exported program) go on knowing them."""
+        model = self.traced_model
+        knows = isinstance(model, fx.GraphModule) and any("nn_module_stack" in node.meta for node in model.graph.nodes)
+        if not knows or kwargs:
+            return pytree.tree_leaves(model(*args, **kwargs))[self.leaf]
+        with fx.traceback.preserve_node_meta():
+            return pytree.tree_leaves(fx.Interpreter(model).run(*args))[self.leaf]
 
 
 def choose_output(result: Any, output: int | str | None) -> int:

@@ -1,4 +1,4 @@
-"""What every way of tracing yields: a torch.fx.Graph, and what its nodes stand for."""
+"""What every way of tracing yields: a torch.fx.Graph for a batch of one sample, and what its nodes stand for."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+
+from covergraph.tracers.outputs import INNER
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph whose nodes hold fake results in meta["val"].
+    """A functional graph whose nodes hold fake results in meta["val"], all for a batch of one sample.
 
-    `inputs`: path of the argument by name of its placeholder; `state`: dotted name by name of the fx node
-    that reads it; `batch`: the batch size, a number or a symbol.
+    By name of the placeholder: `inputs`, the path of the argument; `state`, the dotted name; `constants`, the value.
     """
 
     way: str
@@ -24,53 +24,42 @@ class Traced:
     graph: fx.Graph
     inputs: Mapping[str, str]
     state: Mapping[str, str]
-    batch: int | torch.SymInt
+    constants: Mapping[str, Tensor]
 
     @property
-    def outputs(self) -> tuple[Any, ...]:
-        """The leaves of the model's output, in order: fx nodes, and constants as they are."""
+    def output(self) -> Any:
+        """The last leaf of what the graph returns, an fx node or a constant: first come changed buffers, if any."""
         (node,) = (node for node in self.graph.nodes if node.op == "output")
-        return tuple(pytree.tree_leaves(node.args[0]))
-
-    def is_batch(self, size: Any) -> bool:
-        """True if `size` is the batch size itself (not a number that happens to be equal)."""
-        if isinstance(size, torch.SymInt) and isinstance(self.batch, torch.SymInt):
-            return bool(size.node.expr == self.batch.node.expr)
-        return static(size) is not None and static(size) == static(self.batch)
-
-    def per_sample(self, shape: torch.Size) -> tuple[int, ...] | None:
-        """The shape without the batch; None if dim 0 is not the batch or another dim depends on it."""
-        if not shape or not self.is_batch(shape[0]):
-            return None
-        rest = [static(size) for size in shape[1:]]
-        return None if None in rest else tuple(size for size in rest if size is not None)
-
-    def shown(self, shape: torch.Size) -> str:
-        """A shape as text, with the word batch in the place of the batch size."""
-        return f"({', '.join('batch' if self.is_batch(size) else str(size) for size in shape)})"
-
-
-def static(size: Any) -> int | None:
-    """A size as a number, None if it is symbolic."""
-    if isinstance(size, torch.SymInt):
-        return int(size.node.expr) if size.node.expr.is_number else None
-    return int(size)
+        return pytree.tree_leaves(node.args[0])[-1]
 
 
 def holds_tensor(node: fx.Node) -> bool:
-    """True unless the node's result is known to hold numbers only (sizes, shapes, flags)."""
-    if "val" not in node.meta:
-        return True
-    return any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(node.meta["val"]))
+    """True if the node's result is a tensor or holds one."""
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(node.meta.get("val")))
 
 
 def module_stack(node: fx.Node) -> Mapping[str, tuple[str, Any]]:
     """The modules around a node, outermost first: key of the call -> (path, class or name of the class)."""
     stack = node.meta.get("nn_module_stack") or {}
-    return {key: value for key, value in stack.items() if not str(key).startswith("_empty")}
+    plain = {key: (str(path), kind) for key, (path, kind) in stack.items() if not str(key).startswith("_empty")}
+    wrapped = {key: (_inside(path), kind) for key, (path, kind) in plain.items()}
+    inner = {key: (path, kind) for key, (path, kind) in wrapped.items() if path is not None}
+    return inner or plain  # the calls of an exported program know its own modules
+
+
+def _inside(path: str) -> str | None:
+    """A path as the model knows it; None for what is around the model."""
+    parts = path.split(".")
+    return ".".join(parts[parts.index(INNER) + 1 :]) if INNER in parts else None
+
+
+def place(node: fx.Node) -> str:
+    """Words for messages: the innermost module around a node."""
+    path = module_path(node)
+    return f"module {path!r}" if path else "the model's top level"
 
 
 def module_path(node: fx.Node) -> str:
     """Dotted path of the innermost module around a node, "" at the top level."""
     stack = list(module_stack(node).values())
-    return str(stack[-1][0]) if stack else ""
+    return stack[-1][0] if stack else ""

@@ -11,7 +11,7 @@ from torch import fx, nn
 from covergraph.errors import TracingError
 from covergraph.graph.functions import ScalarFunction
 from covergraph.tracers.forms import canonical_name
-from covergraph.tracers.traced import holds_tensor, module_stack
+from covergraph.tracers.traced import Traced, holds_tensor, module_stack
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,31 @@ class Use:
     nodes: list[fx.Node] = field(default_factory=list)
 
 
-def collapse(graph: fx.Graph, functions: UserFunctions) -> None:
-    """Replace all that a module of a user's class does by one call, whose target is the class."""
+def collapse(traced: Traced, functions: UserFunctions) -> None:
+    """Replace all that a module of a user's class does by one call, whose target is the class.
+
+    Raises `TracingError` where that is not one function of one tensor, or where the way of tracing hides modules.
+    """
     classes = functions.classes
     uses: dict[str, Use] = {}
-    for node in graph.nodes:
+    for node in traced.graph.nodes:
         for key, (path, cls) in module_stack(node).items():
             if _qualified(cls) in classes:
                 uses.setdefault(key, Use(path, classes[_qualified(cls)])).nodes.append(node)
                 break
+    _refuse_hidden(traced, set(classes.values()) - {use.cls for use in uses.values()})
     for use in uses.values():
-        _replace(graph, use)
+        _replace(traced.graph, use)
+
+
+def _refuse_hidden(traced: Traced, unseen: set[type[nn.Module]]) -> None:
+    """Raise `TracingError` if the model has modules of classes that were not seen, unless torch.export looked."""
+    hidden = sorted({type(m).__name__ for m in traced.module.modules() if type(m) in unseen})
+    if hidden and traced.way != "export":
+        raise TracingError(
+            f"functions names the classes {hidden}, but tracing by {traced.way} does not show which operations are "
+            "theirs; give rows for their operations instead, or make the model fit for torch.export"
+        )
 
 
 def _replace(graph: fx.Graph, use: Use) -> None:

@@ -9,7 +9,6 @@ import mpmath
 
 from covergraph.bound.derive import Bound
 from covergraph.errors import UnsupportedOperationError
-from covergraph.graph.operations import COVERED
 from covergraph.rules.lipschitz import Real, slot_lipschitz, worst_radius
 from covergraph.values import Measurements
 
@@ -74,7 +73,7 @@ def worst_case_radii(bound: Bound, measurements: Measurements) -> dict[str, Real
         bias = layer.bias.upper if layer and layer.bias else None
         inputs = [radii[u] for u in node.inputs]
         radii[node.name] = worst_radius(node, inputs, _norm(measurements, node.name), bias)
-        assert not isinstance(node.operation, COVERED) or layer is not None
+        assert not node.learned or layer is not None
     return radii
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from covergraph.errors import GraphError, ParameterError
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.interpreter import Context, apply, edge_jacobian, evaluate, state_of
+from covergraph.graph.interpreter import Context, apply, edge_jacobian, evaluate
 from covergraph.graph.losses import Loss
 from covergraph.graph.node import Node
 from covergraph.values import Pair
@@ -109,7 +109,7 @@ class AugmentedGraph(ComputationGraph):
         self.pairs = pairs.copy()
         self.pairs.setflags(write=False)
         self.output = SINK
-        self.fingerprint = base.fingerprint
+        self.fingerprint, self.weights = base.fingerprint, base.weights
         unreachable = self.pairs & ~base.reach
         if unreachable.any() or any(name not in base.by_name for name in self.hidden):
             raise GraphError("augmented graph: S or P names a node or a pair that the base graph does not have")
@@ -121,7 +121,7 @@ class AugmentedGraph(ComputationGraph):
     @cached_property
     def _materialized(self) -> tuple[Node, ...]:
         nodes = tuple(_materialize(self))
-        ComputationGraph(nodes, SINK)
+        ComputationGraph(nodes, SINK, weights=self.weights)
         return nodes
 
     @cached_property
@@ -160,7 +160,7 @@ class AugmentedGraph(ComputationGraph):
     ) -> dict[str, Tensor]:
         """Like `run`, but every node's value by name."""
         inputs = (x,) if isinstance(x, Tensor) else tuple(x)
-        context = Context(state_of(model), labels=y, parameters=parameters)
+        context = Context(self.base.state(model), labels=y, parameters=parameters)
         return evaluate(self, context, self.named_inputs(inputs), cut or {})
 
 
@@ -169,16 +169,20 @@ def _materialize(graph: AugmentedGraph) -> list[Node]:
     nodes = [*base.nodes]
     needed = _needed_derivatives(graph)
     edges = _needed_edges(base, needed)
-    nodes += [
-        Node(f"J[{x},{u}]", EdgeJacobian(base[x], u), base[x].inputs, (base[x].size, base[u].size), base[x].parameters)
-        for x, u in edges
-    ]
+    nodes += [_edge_node(base, x, u) for x, u in edges]
     nodes += [_derivative_node(base, w, a, needed) for w, a in needed]
     norms = [Node(f"1[{v}]", NormIndicator(v), (v,), ()) for v in graph.hidden]
     pairs = [Node(f"1[{w},{a}]", PairIndicator((w, a)), (f"D[{w},{a}]",), ()) for w, a in graph.pair_names]
     loss = Node(LOSS, LossNode(graph.loss), (base.output, LABEL), ())
     factors = tuple(node.name for node in (loss, *norms, *pairs))
     return [*nodes, *norms, *pairs, Node(LABEL, Label(), (), ()), loss, Node(SINK, Sink(), factors, ())]
+
+
+def _edge_node(base: ComputationGraph, x: str, u: str) -> Node:
+    head = base[x]
+    shape = (head.size, base[u].size)
+    operation = EdgeJacobian(head, u)
+    return Node(f"J[{x},{u}]", operation, head.inputs, shape, head.parameters, constants=head.constants)
 
 
 def _needed_derivatives(graph: AugmentedGraph) -> dict[Pair, None]:

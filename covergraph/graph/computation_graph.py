@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from covergraph.errors import GraphError
 from covergraph.graph.node import Node
-from covergraph.graph.operations import COVERED, Input
+from covergraph.graph.operations import Input
+from covergraph.graph.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,15 +23,22 @@ class ComputationGraph:
     """A DAG of nodes in topological order with one output.
 
     Args: `nodes` in topological order; `output` the name of h_k; `fingerprint` of the traced model, if any;
-    `call`, how the model's arguments become inputs: names of the input nodes in the order of the tensors.
+    `weights`, what parameter names stand for that are no entries of the model's state.
     Raises `GraphError` if the nodes do not form such a graph.
     """
 
-    def __init__(self, nodes: Iterable[Node], output: str, fingerprint: str = "") -> None:
+    def __init__(
+        self, nodes: Iterable[Node], output: str, fingerprint: str = "", weights: Weights | None = None
+    ) -> None:
         self._nodes = tuple(nodes)
         self.output = output
         self.fingerprint = fingerprint
+        self.weights = Weights() if weights is None else weights
         self.verify()
+
+    def replaced(self, nodes: Iterable[Node], output: str | None = None) -> ComputationGraph:
+        """A graph of other nodes with the same fingerprint and weights; what passes return."""
+        return ComputationGraph(nodes, output or self.output, self.fingerprint, self.weights)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -56,7 +64,7 @@ class ComputationGraph:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ComputationGraph):
             return NotImplemented
-        return self.nodes == other.nodes and self.output == other.output
+        return (self.nodes, self.output) == (other.nodes, other.output) and self.weights == other.weights
 
     def __hash__(self) -> int:
         return hash((self.nodes, self.output))
@@ -96,14 +104,25 @@ class ComputationGraph:
     @cached_property
     def covered(self) -> tuple[str, ...]:
         """Nodes whose class holds more than one rule: those with learned parameters."""
-        return tuple(node.name for node in self.nodes if isinstance(node.operation, COVERED))
+        return tuple(node.name for node in self.nodes if node.learned)
+
+    @cached_property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The covered nodes, grouped: two nodes that share a parameter's storage are in one group (Theorem 1')."""
+        ties = nx.Graph()
+        for node in self.nodes:
+            for _, name in node.parameters:
+                ties.add_node(("node", node.name))
+                ties.add_edges_from((("node", node.name), ("state", s)) for s in self.weights.sources(name))
+        components = (sorted(self.index[n] for kind, n in c if kind == "node") for c in nx.connected_components(ties))
+        return tuple(tuple(self.nodes[i].name for i in c) for c in sorted(c for c in components if c))
 
     @cached_property
     def data_only(self) -> frozenset[str]:
         """Nodes that are functions of the sample alone: inputs, and what fixed operations make of them."""
         fixed: set[str] = set()
         for node in self.nodes:
-            if not isinstance(node.operation, COVERED) and fixed.issuperset(node.inputs):
+            if not node.learned and fixed.issuperset(node.inputs):
                 fixed.add(node.name)
         return frozenset(fixed)
 
@@ -118,6 +137,9 @@ class ComputationGraph:
         """Raise `GraphError` unless names are unique, inputs come earlier, and the output exists."""
         seen: set[str] = set()
         for node in self.nodes:
+            lacking = [name for _, name in node.constants if name not in self.weights.constants]
+            if lacking:
+                raise GraphError(f"graph: {node.name!r} reads the constants {lacking}, which the graph does not hold")
             if node.name in seen:
                 raise GraphError(f"graph: two nodes are called {node.name!r}; names must be unique")
             missing = [u for u in node.inputs if u not in seen]
@@ -141,7 +163,19 @@ class ComputationGraph:
         """
         from covergraph.graph.interpreter import Context, evaluate
 
-        return evaluate(self, Context.of(state), self.named_inputs(inputs), cut or {})
+        return evaluate(self, Context.of(state, self), self.named_inputs(inputs), cut or {})
+
+    def state(self, model: Any) -> Mapping[str, Tensor]:
+        """Every tensor that the nodes may name: the model's state (or a mapping), constants, effective parameters."""
+        from covergraph.graph.interpreter import state_of
+
+        return self.weights.complete(state_of(model), (n for node in self.nodes for _, n in node.parameters))
+
+    @cached_property
+    def state_names(self) -> tuple[str, ...]:
+        """The entries of the model's state that the nodes are made of."""
+        read = (s for node in self.nodes for _, name in node.parameters for s in self.weights.sources(name))
+        return tuple(dict.fromkeys(read))
 
     def named_inputs(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Pair tensors with input nodes; raises `GraphError` on a wrong number or shape."""

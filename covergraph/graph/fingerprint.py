@@ -11,9 +11,10 @@ import torch
 from covergraph.errors import ForeignModelError
 from covergraph.graph.interpreter import state_of
 from covergraph.graph.node import Node
+from covergraph.graph.weights import Weights
 
 
-def fingerprint(nodes: Iterable[Node], model: Any) -> str:
+def fingerprint(nodes: Iterable[Node], model: Any, weights: Weights | None = None) -> str:
     """Digest of the nodes' whole records and of the values of their parameters.
 
     Values are cast to float64, so that `.double()` does not make another model. Raises `ForeignModelError` if a
@@ -21,14 +22,20 @@ def fingerprint(nodes: Iterable[Node], model: Any) -> str:
     """
     state = state_of(model)
     digest = hashlib.sha256()
+    weights = weights or Weights()
+    if weights:
+        digest.update(weights.digest())
     for node in nodes:
         digest.update(repr(node).encode())
-        for _, name in node.parameters:
+        for name in (source for _, entry in node.parameters for source in weights.read(entry)):
             if name not in state:
                 raise ForeignModelError(
                     f"node {node.name!r}: the model has no parameter {name!r}; pass the model that was traced"
                 )
-            value = state[name].detach().to("cpu", torch.float64).contiguous()
+            value = state[name].detach().cpu()
+            wide = torch.complex128 if value.is_complex() else torch.float64
+            value = value.to(wide).resolve_conj().contiguous()
             digest.update(f"{name}{tuple(value.shape)}".encode())
             digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:32]
+

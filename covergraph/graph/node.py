@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from covergraph.graph.operations import Operation
+
+Kind = Literal["float", "integer", "complex"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,9 @@ class Node:
     """One value of the graph: name, operation, ordered inputs, shape per sample, parameters, origin.
 
     `inputs` may name a node twice (x*x). `shape` has no batch dimension. `parameters` are pairs (role, dotted
-    name in the model's state). `origin` is the module path that the node was traced from.
+    name in the model's state, or of an effective parameter); `constants`, pairs (role, name of a fixed tensor).
+    `origin` is the module path that the node was traced from. `kind` says what the entries are; integers include
+    booleans.
     """
 
     name: str
@@ -23,6 +28,13 @@ class Node:
     shape: tuple[int, ...]
     parameters: tuple[tuple[str, str], ...] = ()
     origin: str = ""
+    constants: tuple[tuple[str, str], ...] = ()
+    kind: Kind = "float"
+
+    @property
+    def learned(self) -> bool:
+        """True if training chooses the node's rule: it has parameters (it is covered)."""
+        return bool(self.parameters)
 
     @property
     def size(self) -> int:
@@ -36,13 +48,15 @@ class Node:
 
     @property
     def parameter(self) -> Mapping[str, str]:
-        """Parameters by role, e.g. {"weight": "fc1.weight"}."""
-        return dict(self.parameters)
+        """Parameters and constants by role, e.g. {"weight": "fc1.weight"}."""
+        return dict(self.parameters + self.constants)
 
     def text(self) -> str:
         """One line: name = operation(inputs) : shape {parameters} @ module path."""
         shape = "x".join(map(str, self.shape)) or "scalar"
         line = f"{self.name} = {self.operation.label}({', '.join(self.inputs)}) : {shape}"
-        if self.parameters:
-            line += " {" + ", ".join(f"{role}={name}" for role, name in self.parameters) + "}"
+        if self.kind != "float":
+            line += f" {self.kind}"
+        if self.parameter:
+            line += " {" + ", ".join(f"{role}={name}" for role, name in self.parameter.items()) + "}"
         return line + (f" @ {self.origin}" if self.origin else "")

@@ -54,7 +54,7 @@ def measure(
     """
     graph = bound.graph
     _check_target(device, dtype)
-    state = _cast(state_of(model), device, dtype)
+    state = graph.state(_cast(state_of(model), device, dtype))
     require_same_weights(graph, model)
     if init_model is not None:
         check_reference(graph, model, init_model)
@@ -163,8 +163,8 @@ def _collect(
     hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes}
     # Weights in double whatever dtype is: a cast would be large beside a small distance to the reference.
     cpu = torch.device("cpu")
-    weights = _cast(state_of(model), cpu, torch.float64)
-    reference = None if init_model is None else _cast(state_of(init_model), cpu, torch.float64)
+    weights = graph.state(_cast(state_of(model), cpu, torch.float64))
+    reference = None if init_model is None else graph.state(_cast(state_of(init_model), cpu, torch.float64))
     margin = bound.augmented.loss.has_margin
     kind: Kind = "exact" if dtype == torch.float64 else "estimate"  # rounding of the forward pass has no bound yet
     return Measurements(

@@ -19,7 +19,7 @@ from covergraph.measure.loader import Batch
 
 def require_same_weights(graph: ComputationGraph, model: Any) -> None:
     """Raise `ForeignModelError` unless the model has the weights of the traced one."""
-    if fingerprint(graph.nodes, model) != graph.fingerprint:
+    if fingerprint(graph.nodes, model, graph.weights) != graph.fingerprint:
         raise ForeignModelError(
             "measure: the model's weights or shapes differ from those of the traced model; trace this model, derive "
             "its bound, and measure with it"
@@ -57,6 +57,7 @@ def _call(graph: ComputationGraph, model: torch.nn.Module, inputs: list[Tensor])
     named = dict(zip((node.name for node in graph.inputs), inputs, strict=True))
     signature = inspect.signature(model.forward)
     by_name, by_place = _fits(signature, (), named), _fits(signature, tuple(inputs), {})
+    by_name = by_name and not isinstance(model, torch.fx.GraphModule)  # which keeps to the places of its export
     if not (by_name or by_place):
         return None
     modes = [(module, module.training) for module in model.modules()]
@@ -100,7 +101,7 @@ def check_reference(graph: ComputationGraph, model: Any, init_model: Any) -> Non
     Reference weights must not depend on the sample; trained weights do.
     """
     trained, start = state_of(model), state_of(init_model)
-    names = [name for node in graph.nodes for _, name in node.parameters if name in trained and name in start]
+    names = [name for name in graph.state_names if name in trained and name in start]
     shared = [n for n in names if trained[n].data_ptr() == start[n].data_ptr()]
     if init_model is model or any(trained[n].requires_grad for n in shared):
         raise ParameterError(

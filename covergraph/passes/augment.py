@@ -12,7 +12,7 @@ from covergraph.errors import GraphError
 from covergraph.graph.augmented import AugmentedGraph, Mode
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss, MarginLoss
-from covergraph.graph.operations import COVERED, Elementwise
+from covergraph.graph.operations import Elementwise
 from covergraph.passes.prune import prune
 from covergraph.rules.smoothness import smoothness
 
@@ -97,7 +97,7 @@ def _relevant_edges(
     for node in base.nodes:
         for u in node.predecessors:
             varying = [base.index[v] for (first, v) in curved[node.name] if first == u and v not in base.data_only]
-            if varying or isinstance(node.operation, COVERED):
+            if varying or node.learned:
                 edges.append((base.index[node.name], base.index[u], varying))
     return edges
 

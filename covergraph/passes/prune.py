@@ -7,15 +7,13 @@ from covergraph.graph.operations import Input
 
 
 def prune(graph: ComputationGraph) -> ComputationGraph:
-    """The graph of the output's ancestors, inputs first, else in the given order.
+    """The inputs, then the output's other ancestors in the given order, in linear time.
 
     Inputs that the output does not use stay: `run` takes one tensor per input.
     """
-    output = graph.index[graph.output]
-    kept = [
-        node
-        for i, node in enumerate(graph.nodes)
-        if i == output or graph.reach[output, i] or isinstance(node.operation, Input)
-    ]
-    ordered = sorted(kept, key=lambda node: not isinstance(node.operation, Input))
-    return ComputationGraph(ordered, graph.output, graph.fingerprint)
+    needed = {graph.output}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    kept = [node for node in graph.nodes if node.name in needed or isinstance(node.operation, Input)]
+    return graph.replaced(sorted(kept, key=lambda node: not isinstance(node.operation, Input)))

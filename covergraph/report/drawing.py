@@ -1,44 +1,60 @@
-"""Draw a graph: each kind of node has its own shape and color, edges run through their own room."""
+"""Draw a graph: each kind of node has its own shape and color, modules are framed, edges run through their own room."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Patch, Polygon
 from matplotlib.path import Path
+from matplotlib.textpath import text_to_path
 
+from covergraph.errors import GraphError
 from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.report.layout import Arrangement, Point, arrange, layout
-from covergraph.report.styles import MARKED, Style, label_of, length_of, style_of
+from covergraph.report.canvas import GAP, HEIGHT, PAD, TITLE, Frame, Placement, Segment, page, strip
+from covergraph.report.layout import Point, arrange, layout
+from covergraph.report.modules import Module, framed
+from covergraph.report.styles import MARKED, Style, label_of, style_of
 
 __all__ = ["draw", "layout", "size_of"]
 
 LIMIT = 60
 """Augmented graphs with more nodes are drawn without Jacobians and pairs."""
 
-CHARACTER, HEIGHT, GAP, MARGIN = 0.075, 0.42, 0.3, 0.25
-"""Inches: width of a character, height of a node, distance between nodes, margin."""
+LARGE, LARGEST, WIDEST = 150, 1500, 90
+"""Graphs with more nodes are drawn with the advice to coarsen them; with still more, or on wider paper, not at all."""
 
-LEGEND = (1.75, 0.19)
-"""Inches: width and height of an entry of the legend."""
+ADVICE = "coarsen(graph, blocks=...) makes one node of each module"
+
+MARGIN, LEGEND = 0.25, (2.0, 0.19)
+"""Inches: margin, width and height of an entry of the legend."""
 
 PAGE = 6.9
 """Drawings whose layers would be wider than this (in inches) run from the top down."""
+
+LETTERS, SMALL = 8.0, 7.5
+"""Size of the letters on nodes, and of those beside them, in points."""
+
+CORNER = 0.09
+"""Radius in inches of the corners of edges."""
 
 
 def draw(graph: ComputationGraph, ax: Axes | None = None, limit: int = LIMIT) -> Figure:
     """Draw a graph with a legend; without `ax` on a new figure of fitting size.
 
-    An augmented graph of more than `limit` nodes is drawn as its base graph, with S marked and |P| in the title.
+    A module whose nodes stand together has a frame with its path; long graphs run in several columns. An augmented
+    graph of more than `limit` nodes is drawn as its base graph, with S marked and |P| in the title.
+    Raises `GraphError` above 1500 nodes or 90 inches: `coarsen` first.
     """
+    canvas = _Canvas.of(graph, limit)
     if ax is None:
-        ax = Figure(figsize=size_of(graph, limit)).add_axes((0, 0, 1, 1))
-    _draw(ax, graph, limit)
+        ax = Figure(figsize=canvas.size).add_axes((0, 0, 1, 1))
+    _draw(ax, canvas)
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     return figure
@@ -49,133 +65,201 @@ def size_of(graph: ComputationGraph, limit: int = LIMIT) -> tuple[float, float]:
     return _Canvas.of(graph, limit).size
 
 
-def _draw(ax: Axes, graph: ComputationGraph, limit: int) -> None:
-    """Draw a graph into given axes, whose unit becomes the inch."""
-    canvas = _Canvas.of(graph, limit)
-    width, height = canvas.size
-    ax.set_xlim(0, width)
-    ax.set_ylim(0, height)
-    ax.set_axis_off()
-    for route in canvas.routes:
-        ax.add_patch(_arrow(route, canvas))
-    for node in canvas.shown.nodes:
-        center = canvas.centers[node.name]
-        ax.add_patch(_shape(style_of(node), center, canvas.width, node.name in canvas.marked))
-        ax.text(*center, canvas.labels[node.name], ha="center", va="center", size=8, zorder=4)
-    handles = [_sample(style) for style in _used(canvas.shown)]
-    if canvas.marked:
-        handles.append(Patch(facecolor="white", edgecolor=MARKED, linewidth=2, label="norm under an indicator"))
-    columns = canvas.legend_columns
-    ax.legend(handles=handles, loc="lower center", ncols=columns, fontsize=7.5, frameon=False, borderaxespad=0.4)
-    ax.text(width / 2, height - 0.12, canvas.title, ha="center", va="top", size=8.5, style="italic")
-
-
-def _used(graph: ComputationGraph) -> list[Style]:
-    return list(dict.fromkeys(style_of(node) for node in graph.nodes))
-
-
 @dataclass(frozen=True)
 class _Canvas:
-    """A graph placed on paper, all lengths in inches; `width` is that of a node."""
+    """A graph placed on paper, all lengths in inches; `width` is that of a node, `corner` the drawing's upper left."""
 
     shown: ComputationGraph
     marked: frozenset[str]
     title: str
     labels: Mapping[str, str]
     width: float
+    placement: Placement
     size: tuple[float, float]
+    corner: Point
     legend_columns: int
-    centers: Mapping[str, Point]
-    routes: tuple[tuple[Point, ...], ...]
-    sideways: bool
 
     @staticmethod
     def of(graph: ComputationGraph, limit: int) -> _Canvas:
         shown, marked, title = _shown(graph, limit)
-        labels = {node.name: label_of(node, shown) for node in shown.nodes}
-        width = CHARACTER * max(length_of(line) for text in labels.values() for line in text.split("\n")) + 0.16
         plan = arrange(shown)
-        sideways = len(plan.columns) * (width + GAP) <= PAGE or isinstance(shown, AugmentedGraph)
-        pitch = (width + GAP, HEIGHT + 0.2) if sideways else (HEIGHT + GAP, width + 0.2)
-        top, inner = _extent(plan, pitch, sideways)
-        columns = max(1, min(3, int((max(inner[0], 3.4) + 0.2) // LEGEND[0])))
+        modules = () if isinstance(shown, AugmentedGraph) else framed(shown, plan)
+        labels = {node.name: label_of(node, shown, _around(node.name, modules)) for node in shown.nodes}
+        width = max(text_width(line, LETTERS) for text in labels.values() for line in text.split("\n")) + 0.2
+        sideways = not modules and len(plan.columns) * (width + GAP) <= PAGE
+        flat = sideways or isinstance(shown, AugmentedGraph)
+        placement = strip(plan, width) if flat else page(plan, modules, width)
+        inner = placement.size
+        if max(inner) > WIDEST and not isinstance(shown, AugmentedGraph):
+            raise GraphError(f"draw: {inner[0]:.0f} by {inner[1]:.0f} inches, expected at most {WIDEST}; {ADVICE}")
+        columns = max(1, min(6, int((max(inner[0], 3.4) + 0.4) // LEGEND[0])))
         lines = -(-(len(_used(shown)) + bool(marked)) // columns)
-        above = 0.43 if title else 0.08
-        size = (max(inner[0], LEGEND[0] * columns) + 2 * MARGIN, above + inner[1] + LEGEND[1] * lines + 0.27)
+        above = 0.43 if title else 0.12
+        across = max(inner[0], LEGEND[0] * columns, text_width(title, LETTERS)) + 2 * MARGIN
+        size = (across, above + inner[1] + LEGEND[1] * lines + 0.3)
+        return _Canvas(
+            shown, marked, title, labels, width, placement, size, ((across - inner[0]) / 2, size[1] - above), columns
+        )
 
-        def place(point: Point) -> Point:
-            along, across = (point[0] + 0.5) * pitch[0], (top - point[1] + 0.5) * pitch[1]
-            left, down = (along, across) if sideways else (across, along)
-            return left + (size[0] - inner[0]) / 2, size[1] - above - down
-
-        centers = {name: place(point) for name, point in plan.positions.items()}
-        routes = tuple(tuple(map(place, route)) for route in plan.routes.values())
-        return _Canvas(shown, marked, title, labels, width, size, columns, centers, routes, sideways)
-
-
-def _extent(plan: Arrangement, pitch: Point, sideways: bool) -> tuple[float, tuple[float, float]]:
-    """The largest height of the plan, and how wide and high it is in inches."""
-    heights = [y for route in plan.routes.values() for _, y in route] + [y for _, y in plan.positions.values()]
-    along, across = len(plan.columns) * pitch[0], (max(heights) - min(heights) + 1) * pitch[1]
-    return max(heights), (along, across) if sideways else (across, along)
+    def point(self, place: Point) -> Point:
+        """From the placement, whose y runs downwards, to the axes."""
+        return self.corner[0] + place[0], self.corner[1] - place[1]
 
 
 def _shown(graph: ComputationGraph, limit: int) -> tuple[ComputationGraph, frozenset[str], str]:
     """What is drawn, which nodes are marked, and the title."""
+    base = graph.base if isinstance(graph, AugmentedGraph) else graph
+    if len(base) > LARGEST:
+        raise GraphError(f"draw: the graph has {len(base)} nodes, expected at most {LARGEST}; {ADVICE}")
+    hint = f"{len(base)} nodes; {ADVICE}" if len(base) > LARGE else ""
     if not isinstance(graph, AugmentedGraph):
-        return graph, frozenset(), ""
+        return graph, frozenset(), hint
     pairs = int(graph.pairs.sum())
-    if len(graph.base) + 2 * pairs <= limit and len(graph) <= limit:
+    if len(base) + 2 * pairs <= limit and len(graph) <= limit:
         return graph, frozenset(), ""
     title = (
         f"{graph.mode} mode: indicators on {_count(len(graph.hidden), 'norm')} and {_count(pairs, 'pair')} (not drawn)"
     )
-    return graph.base, frozenset(graph.hidden), title
+    return base, frozenset(graph.hidden), f"{title}; {hint}" if hint else title
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _shape(style: Style, center: Point, width: float, marked: bool) -> Patch:
+def _around(name: str, modules: tuple[Module, ...]) -> str:
+    """The path of the innermost frame around a node; modules come from the outermost on."""
+    return next((module.path for module in reversed(modules) if name in module.members), "")
+
+
+@lru_cache(maxsize=4096)
+def text_width(line: str, size: float) -> float:
+    """Inches that a line takes in letters of `size` points."""
+    width, _, _ = text_to_path.get_text_width_height_descent(line, FontProperties(size=size), "$" in line)
+    return float(width) / 72
+
+
+def _used(graph: ComputationGraph) -> list[Style]:
+    return list(dict.fromkeys(style_of(node) for node in graph.nodes))
+
+
+def _draw(ax: Axes, canvas: _Canvas) -> None:
+    """Draw into given axes, whose unit becomes the inch."""
+    width, height = canvas.size
+    ax.set_xlim(0, width)
+    ax.set_ylim(0, height)
+    ax.set_axis_off()
+    for frame in canvas.placement.frames:
+        _frame(ax, frame, canvas)
+    for edge in canvas.placement.edges:
+        ax.add_artist(_arrow(edge, canvas))
+    for node in canvas.shown.nodes:
+        center = canvas.point(canvas.placement.centers[node.name])
+        for patch in _shapes(style_of(node), center, canvas.width, node.name in canvas.marked):
+            ax.add_artist(patch)
+        ax.text(*center, canvas.labels[node.name], ha="center", va="center", size=LETTERS, zorder=4)
+    handles = [_sample(style) for style in _used(canvas.shown)]
+    if canvas.marked:
+        handles.append(Patch(facecolor="white", edgecolor=MARKED, linewidth=2, label="norm under an indicator"))
+    columns = canvas.legend_columns
+    ax.legend(handles=handles, loc="lower center", ncols=columns, fontsize=SMALL, frameon=False, borderaxespad=0.4)
+    ax.text(width / 2, height - 0.12, canvas.title, ha="center", va="top", size=LETTERS, style="italic")
+
+
+def _frame(ax: Axes, frame: Frame, canvas: _Canvas) -> None:
+    """A shaded rectangle with the module's path at its upper left, the path cut from the left where it is long."""
+    left, bottom = canvas.point((frame.left, frame.bottom))
+    right, top = canvas.point((frame.right, frame.top))
+    form = "round,pad=0,rounding_size=0.06"
+    box = FancyBboxPatch((left, bottom), right - left, top - bottom, boxstyle=form, linewidth=0.6, zorder=1)
+    box.set(facecolor=(0.25, 0.35, 0.55, 0.06), edgecolor="#a9b4c4")
+    ax.add_artist(box)
+    path = fitting(frame.path, (right - left) / 2 - PAD)
+    back = {"facecolor": "#f0f2f7", "edgecolor": "none", "pad": 0.6}  # edges may run behind the path
+    place = (left + PAD, top - TITLE / 2)
+    ax.text(*place, path, ha="left", va="center", size=SMALL, color="#41506b", zorder=2.5, bbox=back)
+
+
+def fitting(path: str, width: float) -> str:
+    """The end of a module path that fits into `width` inches, after an ellipsis if something is left out."""
+    path = path.replace("$", "")
+    parts, shown = path.split("."), path
+    while text_width(shown, SMALL) > width and len(parts) > 1:
+        parts = parts[1:]
+        shown = "…" + ".".join(parts)
+    while text_width(shown, SMALL) > width and len(shown) > 2:
+        shown = "…" + shown[2:]
+    return shown
+
+
+def _shapes(style: Style, center: Point, width: float, marked: bool) -> list[Patch]:
+    """A node's outline; a stack has a second one behind it."""
     x, y = center
     w, h = width / 2, HEIGHT / 2
-    patch: Patch
+    patches: list[Patch]
     match style.shape:
         case "ellipse":
-            patch = Ellipse((x, y), width, HEIGHT)
+            patches = [Ellipse((x, y), width, HEIGHT)]
         case "hexagon":
             sides = [(x - w, y), (x - w + 0.12, y + h), (x + w - 0.12, y + h), (x + w, y)]
-            patch = Polygon([*sides, (x + w - 0.12, y - h), (x - w + 0.12, y - h)])
-        case _:
-            form = "round,pad=0,rounding_size=0.09" if style.shape == "round" else "square,pad=0"
-            patch = FancyBboxPatch((x - w, y - h), width, HEIGHT, boxstyle=form)
-    patch.set(
-        facecolor=style.face, edgecolor=MARKED if marked else style.edge, linewidth=2 if marked else 0.8, zorder=3
-    )
-    return patch
+            patches = [Polygon([*sides, (x + w - 0.12, y - h), (x - w + 0.12, y - h)])]
+        case shape:
+            form = "square,pad=0" if shape in ("box", "broken") else "round,pad=0,rounding_size=0.09"
+            steps = (0.04, 0.0) if shape == "stack" else (0.0,)
+            patches = [FancyBboxPatch((x - w + d, y - h - d), width, HEIGHT, boxstyle=form) for d in steps]
+    for patch in patches:
+        patch.set(facecolor=style.face, edgecolor=style.edge, linewidth=0.8, zorder=3)
+    if style.shape == "broken":
+        patches[-1].set(linestyle="--", linewidth=1.2)
+    if marked:
+        patches[-1].set(edgecolor=MARKED, linewidth=2)
+    return patches
 
 
 def _sample(style: Style) -> Patch:
-    return Patch(facecolor=style.face, edgecolor=style.edge, linewidth=0.8, label=style.legend)
+    patch = Patch(facecolor=style.face, edgecolor=style.edge, linewidth=0.8, label=style.legend)
+    if style.shape == "broken":
+        patch.set(linestyle="--", linewidth=1.2)
+    elif style.shape == "stack":
+        patch.set(linewidth=1.6)
+    return patch
 
 
-def _arrow(route: tuple[Point, ...], canvas: _Canvas) -> FancyArrowPatch:
-    """A smooth arrow from border to border through the route's points."""
-    axis, half = (0, canvas.width / 2) if canvas.sideways else (1, -HEIGHT / 2)
-    points = [[*point] for point in route for _ in range(2)][1:-1]
-    for i, point in enumerate(points):  # leave a node and enter a way point's room, then the reverse
-        point[axis] += half if i % 2 == 0 else -half
-    path, codes = [tuple(points[0])], [Path.MOVETO]
-    for i, (start, end) in enumerate(pairwise(points)):
-        if i % 2:
-            path, codes = [*path, tuple(end)], [*codes, Path.LINETO]
-            continue
-        middle = (start[axis] + end[axis]) / 2
-        near, far = list(start), list(end)
-        near[axis] = far[axis] = middle
-        path += [tuple(near), tuple(far), tuple(end)]
-        codes += [Path.CURVE4] * 3
+def _arrow(edge: tuple[Segment, ...], canvas: _Canvas) -> FancyArrowPatch:
+    """An arrow along the segments, straight where it passes a layer."""
+    path, codes = [canvas.point(edge[0][0])], [int(Path.MOVETO)]
+    for segment in edge:
+        points = [canvas.point(point) for point in segment]
+        if points[0] != path[-1]:
+            path, codes = [*path, points[0]], [*codes, int(Path.LINETO)]
+        more, kinds = _curve(points[0], points[1], canvas) if len(points) == 2 else _corners(points)
+        path, codes = [*path, *more], [*codes, *kinds]
     return FancyArrowPatch(
         path=Path(path, codes), arrowstyle="-|>", mutation_scale=8, linewidth=0.8, color="#777777", zorder=2
     )
+
+
+def _curve(start: Point, end: Point, canvas: _Canvas) -> tuple[list[Point], list[int]]:
+    """A smooth curve that leaves and arrives in the direction of the drawing."""
+    if canvas.placement.sideways:
+        middle = (start[0] + end[0]) / 2
+        return [(middle, start[1]), (middle, end[1]), end], [int(Path.CURVE4)] * 3
+    middle = (start[1] + end[1]) / 2
+    return [(start[0], middle), (end[0], middle), end], [int(Path.CURVE4)] * 3
+
+
+def _corners(points: list[Point]) -> tuple[list[Point], list[int]]:
+    """A line through points with rounded corners."""
+    path: list[Point] = []
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
+        path += [_towards(corner, before), corner, _towards(corner, after)]
+    codes = [int(Path.LINETO), int(Path.CURVE3), int(Path.CURVE3)] * (len(points) - 2)
+    return [*path, points[-1]], [*codes, int(Path.LINETO)]
+
+
+def _towards(corner: Point, other: Point) -> Point:
+    """The point at the corner's radius on the way to another point, at most half of the way."""
+    dx, dy = other[0] - corner[0], other[1] - corner[1]
+    length = abs(dx) + abs(dy)
+    part = min(CORNER / length, 0.5) if length else 0.0
+    return corner[0] + part * dx, corner[1] + part * dy

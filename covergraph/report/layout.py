@@ -6,22 +6,25 @@ steps are deterministic: ties keep the order of the graph.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
 
-from covergraph.graph.augmented import AugmentedGraph, Label
+from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.operations import Input
 
 Point = tuple[float, float]
 Key = str | tuple[str, str, int]
-"""A node's name, or the way point (tail, head, layer) of a long edge."""
+"""A node's name, or the way point (tail, head, layer) of a long edge; head is "" where a node's edges share them."""
 
 SWEEPS = 12
 BACKBONE = 1e4
-NODE_GAP, WAY_POINT_GAP = 1.0, 0.6
+NODE_GAP, WAY_POINT_GAP, LINE_GAP = 1.0, 0.6, 0.2
+"""Distances between two nodes, between a node and a way point, and between two way points."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ def layout(graph: ComputationGraph) -> dict[str, Point]:
 
 def arrange(graph: ComputationGraph) -> Arrangement:
     """Layers, order, positions and routes of a graph."""
-    layers = layers_of(graph)
-    columns, links = _columns(graph, layers)
+    layers, shared = layers_of(graph), not isinstance(graph, AugmentedGraph)
+    columns, links = _columns(graph, layers, shared)
     columns = _order(columns, links)
     base = graph.base if isinstance(graph, AugmentedGraph) else graph
-    places = _heights(columns, links, frozenset(base.by_name))
+    places = straightened(columns, links if shared else (), _heights(columns, links, frozenset(base.by_name)))
     routes = {
-        (u, node.name): tuple(places[key] for key in _stations(u, node.name, layers))
+        (u, node.name): tuple(places[key] for key in _stations(u, node.name, layers, shared))
         for node in graph.nodes
         for u in node.predecessors
     }
@@ -60,34 +63,44 @@ def arrange(graph: ComputationGraph) -> Arrangement:
 
 
 def layers_of(graph: ComputationGraph) -> dict[str, int]:
-    """The number of edges of the longest path that ends at a node; labels stand right before their first use."""
+    """The number of edges of the longest path that ends at a node.
+
+    What no input leads to (labels, parameters and constants used as values) stands right before its first use.
+    """
     layers: dict[str, int] = {}
+    uses: dict[str, list[str]] = {}
+    moved: set[str] = set()
     for node in graph.nodes:
         layers[node.name] = 1 + max((layers[u] for u in node.predecessors), default=-1)
-    for node in graph.nodes:
-        if isinstance(node.operation, Label):
-            uses = [layers[other.name] for other in graph.nodes if node.name in other.inputs]
-            layers[node.name] = max(0, min(uses, default=1) - 1)
+        for u in node.predecessors:
+            uses.setdefault(u, []).append(node.name)
+        if moved.issuperset(node.inputs) and not isinstance(node.operation, Input):
+            moved.add(node.name)
+    for node in reversed(graph.nodes):
+        if node.name in moved:
+            layers[node.name] = min((layers[user] - 1 for user in uses.get(node.name, ())), default=layers[node.name])
     return layers
 
 
-def _stations(u: str, v: str, layers: Mapping[str, int]) -> list[Key]:
-    """What an edge passes: its tail, its way points, its head."""
-    return [u, *((u, v, layer) for layer in range(layers[u] + 1, layers[v])), v]
+def _stations(u: str, v: str, layers: Mapping[str, int], shared: bool) -> list[Key]:
+    """What an edge passes: its tail, its way points (`shared` by the edges of the tail), its head."""
+    return [u, *((u, "" if shared else v, layer) for layer in range(layers[u] + 1, layers[v])), v]
 
 
-def _columns(graph: ComputationGraph, layers: Mapping[str, int]) -> tuple[list[list[Key]], list[list[tuple[Key, Key]]]]:
+def _columns(
+    graph: ComputationGraph, layers: Mapping[str, int], shared: bool
+) -> tuple[list[list[Key]], list[list[tuple[Key, Key]]]]:
     """Nodes and way points of each layer in depth-first order, and the links from each layer to the next."""
     depth = 1 + max(layers.values())
     columns: list[dict[Key, None]] = [{} for _ in range(depth)]
-    links: list[list[tuple[Key, Key]]] = [[] for _ in range(depth - 1)]
+    links: list[dict[tuple[Key, Key], None]] = [{} for _ in range(depth - 1)]
     for u, v in _depth_first(graph):
-        stations = _stations(u, v, layers) if u else [v]
+        stations = _stations(u, v, layers, shared) if u else [v]
         for layer, key in enumerate(stations, layers[u or v]):
             columns[layer].setdefault(key)
         for step, link in enumerate(pairwise(stations)):
-            links[layers[u] + step].append(link)
-    return [list(column) for column in columns], links
+            links[layers[u] + step].setdefault(link)
+    return [list(column) for column in columns], [list(pairs) for pairs in links]
 
 
 def _depth_first(graph: ComputationGraph) -> Iterator[tuple[str, str]]:
@@ -169,6 +182,58 @@ def _heights(
     return {key: (float(i), round(height[key] - start, 2) + 0.0) for key, i in layers.items()}
 
 
+def straightened(
+    columns: Sequence[Sequence[Key]], links: Sequence[Sequence[tuple[Key, Key]]], places: Mapping[Key, Point]
+) -> dict[Key, Point]:
+    """The same places, but way points of an edge, and nodes in a chain of `links`, stand straight if there is room."""
+    found = dict(places)
+    beside = {key: (column, i, _gaps(column)) for column in columns for i, key in enumerate(column)}
+    for tail, keys, head in _lines(columns, links):
+        rooms = [_room(*beside[key], found) for key in keys]
+        for start, end, low, high in _runs(rooms):
+            before, after = (tail, *keys)[start], (*keys, head)[end]
+            wanted = [(found[near][1], min(max(found[near][1], low), high)) for near in (before, after)]
+            height = min(wanted, key=lambda pair: abs(pair[0] - pair[1]))[1]
+            found.update({key: (found[key][0], round(height, 2)) for key in keys[start:end]})
+    return found
+
+
+def _lines(
+    columns: Sequence[Sequence[Key]], links: Sequence[Sequence[tuple[Key, Key]]]
+) -> Iterator[tuple[Key, list[Key], Key]]:
+    """Chains of nodes, then the way points of each edge; before and after them the nodes whose height they keep."""
+    near = [(u, v) for pairs in links for u, v in pairs if isinstance(u, str) and isinstance(v, str)]
+    into, out_of = Counter(v for _, v in near), Counter(u for u, _ in near)
+    chains: dict[Key, list[Key]] = {}
+    for u, v in near:
+        if into[v] == out_of[u] == 1:
+            chains[v] = [*chains.pop(u, [u]), v]
+    yield from ((keys[len(keys) // 2], keys, keys[len(keys) // 2]) for keys in chains.values())
+    edges: dict[tuple[str, str], list[Key]] = {}
+    for key in (key for column in columns for key in column):
+        if not isinstance(key, str):
+            edges.setdefault(key[:2], []).append(key)
+    yield from ((tail, keys, head or tail) for (tail, head), keys in edges.items())
+
+
+def _room(column: Sequence[Key], i: int, gaps: Sequence[float], places: Mapping[Key, Point]) -> tuple[float, float]:
+    """The heights between which an item of a column can move."""
+    low = places[column[i + 1]][1] + gaps[i] if i + 1 < len(column) else -np.inf
+    high = places[column[i - 1]][1] - gaps[i - 1] if i else np.inf
+    return min(low, places[column[i]][1]), max(high, places[column[i]][1])
+
+
+def _runs(rooms: Sequence[tuple[float, float]]) -> Iterator[tuple[int, int, float, float]]:
+    """Longest runs (start, end) of rooms that have heights (low, high) in common, from the first on."""
+    start, low, high = 0, -np.inf, np.inf
+    for i, (lowest, highest) in enumerate(rooms):
+        if max(low, lowest) > min(high, highest):
+            yield start, i, low, high
+            start, low, high = i, -np.inf, np.inf
+        low, high = max(low, lowest), min(high, highest)
+    yield start, len(rooms), low, high
+
+
 Pulls = Mapping[Key, Sequence[tuple[Key, float]]]
 
 
@@ -204,4 +269,4 @@ def spaced(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[flo
 
 def _gaps(column: Sequence[Key]) -> list[float]:
     nodes = [isinstance(key, str) for key in column]
-    return [NODE_GAP if a and b else WAY_POINT_GAP for a, b in pairwise(nodes)]
+    return [(LINE_GAP, WAY_POINT_GAP, NODE_GAP)[a + b] for a, b in pairwise(nodes)]

@@ -23,8 +23,19 @@ class Style:
 
 INPUT = Style("input", "box", "#ffffff")
 LEARNED = Style("learned layer", "round", "#bcd4ee")
+LEARNED_AFFINE = Style("learned scale and shift", "round", "#e0ecf8")
+LEARNED_VALUE = Style("learned value", "box", "#bcd4ee")
 CURVED = Style("non-linear operation", "round", "#c9e4c0")
+NORM = Style("normalization", "round", "#bfe3dc")
+MIXER = Style("attention, softmax", "round", "#f3dcef")
+MAXIMUM = Style("maximum", "round", "#e3e9b5")
+PRODUCT = Style("product or quotient", "round", "#d8f0a8")
 FIXED = Style("fixed linear operation", "round", "#e8e8e8")
+CONSTANT = Style("constant", "box", "#e8e8e8")
+DATA = Style("integers or Booleans", "hexagon", "#f4f0e6")
+BLOCK = Style("block with parameters", "stack", "#9dbfe6")
+CHAIN = Style("block without parameters", "stack", "#d6d6d6")
+NO_RULE = Style("torch operation without rule", "broken", "#fde3d3", "#b8501e")
 JACOBIAN = Style("edge Jacobian J", "box", "#f9cf9c")
 TOTAL = Style("total derivative D", "hexagon", "#dccbe8")
 INDICATOR = Style("soft indicator", "ellipse", "#fff3b0")
@@ -34,8 +45,14 @@ MARKED = "#c0392b"
 
 STYLES: tuple[tuple[tuple[type[op.Operation], ...], Style], ...] = (
     ((op.Input, aug.Label), INPUT),
-    (op.COVERED, LEARNED),
+    ((op.Parameter,), LEARNED_VALUE),
+    ((op.Constant,), CONSTANT),
+    ((op.Call,), NO_RULE),
     (op.FIXED_LINEAR, FIXED),
+    ((op.Normalize,), NORM),
+    ((op.Attention, op.Softmax), MIXER),
+    ((op.MaxPool, op.Maximum), MAXIMUM),
+    ((op.Product, op.MatrixProduct, op.Divide), PRODUCT),
     ((aug.EdgeJacobian,), JACOBIAN),
     ((aug.TotalDerivative,), TOTAL),
     ((aug.NormIndicator, aug.PairIndicator), INDICATOR),
@@ -43,16 +60,31 @@ STYLES: tuple[tuple[tuple[type[op.Operation], ...], Style], ...] = (
     ((aug.Sink,), SINK),
 )
 
+LONGEST_NAME = 26
+
 
 def style_of(node: Node) -> Style:
     """The style of a node's kind."""
-    if isinstance(node.operation, op.Elementwise) and node.operation.function.is_affine:
-        return FIXED
-    return next((style for kinds, style in STYLES if isinstance(node.operation, kinds)), CURVED)
+    match node.operation:
+        case op.Composite():
+            return BLOCK if node.learned else CHAIN
+        case op.Affine():
+            return LEARNED_AFFINE if node.learned else FIXED
+        case op.Elementwise(function) if function.is_affine:
+            return FIXED
+    found = next((style for kinds, style in STYLES if isinstance(node.operation, kinds)), None)
+    if found in (INPUT, CONSTANT, LEARNED_VALUE, NO_RULE, JACOBIAN):
+        return found
+    if node.learned:
+        return LEARNED
+    return DATA if node.kind == "integer" else found or CURVED
 
 
-def label_of(node: Node, graph: ComputationGraph) -> str:
-    """What is written on a node; derivatives and indicators carry the positions of their nodes."""
+def label_of(node: Node, graph: ComputationGraph, module: str = "") -> str:
+    """What is written on a node: its name, without the path of the `module` around it, h_i, operation and shape.
+
+    A composite node is called by its own name; derivatives and indicators carry the positions of their nodes.
+    """
     base = graph.base if isinstance(graph, AugmentedGraph) else graph
     first = 1 - len(base.inputs)
 
@@ -77,8 +109,8 @@ def label_of(node: Node, graph: ComputationGraph) -> str:
             return r"$\tilde{z}$"
         case _:
             shape = "×".join(map(str, node.shape))
-            name = node.name if len(node.name) <= 24 else f"{node.name[:10]}…{node.name[-13:]}"
-            return f"{name.replace('$', '')}\n$h_{{{place(node.name)}}}$: {node.operation.label} {shape}"
+            name, what = _titles(node, module)
+            return f"{name}\n$h_{{{place(node.name)}}}$: {what}{shape}"
 
 
 def _pair(node: Node, base: ComputationGraph) -> tuple[str, str]:
@@ -88,8 +120,22 @@ def _pair(node: Node, base: ComputationGraph) -> tuple[str, str]:
     return next((w, a) for w, a in found if a in base.by_name)
 
 
-def length_of(line: str) -> float:
-    """Characters as they are shown: a formula's commands and braces take no room."""
-    for command in (r"\mathbf", r"\tilde", r"\ell", r"\|", "{", "}", "$", "_"):
-        line = line.replace(command, "")
-    return len(line.replace(r"\leftarrow", "<").replace(" < ", "<"))
+def _titles(node: Node, module: str) -> tuple[str, str]:
+    """The name and the operation as they are written; `add` and `add_1` say themselves what they are."""
+    if isinstance(node.operation, op.Composite):
+        return shortened(_within(node.operation.name, module)), f"{len(node.operation.nodes)} nodes, "
+    name, label = _within(node.name, module), node.operation.label
+    known = name.split(".")[-1].rstrip("0123456789").rstrip("_") == label.rstrip("0123456789")
+    return shortened(name), "" if known else f"{shortened(label)} "
+
+
+def _within(name: str, module: str) -> str:
+    """The name without the module's path; what would begin with a number keeps the path's last part."""
+    inner = name.removeprefix(f"{module}.")
+    return f"{module.split('.')[-1]}.{inner}" if inner != name and inner[:1].isdigit() else inner
+
+
+def shortened(name: str) -> str:
+    """A long name without its middle; a dollar sign would begin a formula."""
+    name = name.replace("$", "")
+    return name if len(name) <= LONGEST_NAME else f"{name[:10]}…{name[11 - LONGEST_NAME:]}"

@@ -5,23 +5,35 @@ from __future__ import annotations
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from certificates import branching, figure_2
+from handmade import linear_node, unary, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 import covergraph.report
 from covergraph.bound.certificate import Certificate
+from covergraph.errors import GraphError
 from covergraph.graph import operations as op
 from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import NEGATE, TANH
 from covergraph.graph.node import Node
 from covergraph.passes.augment import augment
-from covergraph.report.drawing import draw, layout, size_of
+from covergraph.passes.coarsen import coarsen
+from covergraph.report import styles
+from covergraph.report.canvas import HEIGHT, page
+from covergraph.report.columns import cut
+from covergraph.report.drawing import draw, fitting, layout, size_of, text_width
 from covergraph.report.layout import NODE_GAP, arrange, crossings, spaced
+from covergraph.report.modules import framed
 from covergraph.report.styles import FIXED, STYLES, label_of, style_of
 
 GOLDEN = Path(__file__).parent / "golden" / "figure2.txt"
@@ -166,3 +178,260 @@ def test_styles_tell_kinds_apart() -> None:
 def test_no_part_of_the_report_touches_the_global_state_of_matplotlib() -> None:
     for path in Path(covergraph.report.__path__[0]).glob("*.py"):
         assert "pyplot" not in path.read_text(), path.name
+
+
+def chain(length: int) -> ComputationGraph:
+    nodes = [Node("x", op.Input(), (), (2,))]
+    nodes += [unary(f"t{i}", TANH, nodes[-1].name if i == 0 else f"t{i - 1}", (2,)) for i in range(length)]
+    return ComputationGraph(nodes, nodes[-1].name)
+
+
+def residual_stages(stages: int = 3) -> ComputationGraph:
+    """Stages of two residual blocks each, as in a ResNet; the first block's skip is a layer of its own."""
+    nodes, shape = [Node("x", op.Input(), (), (8, 4, 4))], (8, 4, 4)
+    convolution = op.Convolution((1, 1), (1, 1), (1, 1), 1, (3, 3), bias=False)
+    for path in (f"layer{i}.{j}" for i in range(1, stages + 1) for j in range(2)):
+        source = last = nodes[-1].name
+        for k in (1, 2):
+            for name, operation, roles in (
+                (f"conv{k}", convolution, ("weight",)),
+                (f"bn{k}", op.Affine(True, True), ("scale", "shift")),
+                (f"relu{k}", op.Elementwise(TANH), ()),
+            ):
+                full = f"{path}.{name}"
+                nodes.append(Node(full, operation, (last,), shape, weights(*roles, of=full), full))
+                last = full
+        if path.endswith("0"):
+            full, source = f"{path}.downsample.0", f"{path}.downsample.1"
+            nodes.append(Node(full, convolution, (nodes[-7].name,), shape, weights("weight", of=full), full))
+            nodes.append(Node(source, op.Affine(True, False), (full,), shape, weights("scale", of=source), source))
+        nodes.append(Node(f"{path}.add", op.Add(), (last, source), shape, origin=path))
+    nodes.append(Node("flat", op.Reshape(), (nodes[-1].name,), (128,)))
+    nodes.append(linear_node("fc", "flat", (10,)))
+    return ComputationGraph(nodes, "fc")
+
+
+def encoder_block() -> ComputationGraph:
+    """A transformer encoder block with an additive mask and a torch operation that has no rule."""
+    attention, norm = "self_attn", "norm1.normalize"
+    slots = tuple(f"self_attn.split_{name}" for name in "qkv")
+    nodes = [
+        Node("tokens", op.Input(), (), (16,), kind="integer"),
+        Node("embed", op.Embedding(), ("tokens",), (16, 64), weights("weight", of="embed"), "embed"),
+        Node("positions", op.Affine(False, True), ("embed",), (16, 64), weights("shift", of="positions")),
+        *(linear_node(f"self_attn.{name}", "positions", (16, 64)) for name in "qkv"),
+        *(Node(slot, op.Rearrange(()), (f"self_attn.{slot[-1]}",), (4, 16, 16)) for slot in slots),
+        Node("mask", op.Constant(), (), (16, 16)),
+        Node("self_attn.attention", op.Attention(0.25), (*slots, "mask"), (4, 16, 16)),
+        Node("self_attn.merge", op.Rearrange(()), ("self_attn.attention",), (16, 64)),
+        linear_node("self_attn.out_proj", "self_attn.merge", (16, 64)),
+        Node("add", op.Add(), ("self_attn.out_proj", "positions"), (16, 64)),
+        Node(norm, op.Normalize(64, 1e-5), ("add",), (16, 64), origin="norm1"),
+        Node("norm1.scale", op.Affine(True, True), (norm,), (16, 64), weights("scale", of="norm1"), "norm1"),
+        Node("fft", op.Call("aten._fft_r2c.default", (), (), ()), ("norm1.scale",), (16, 64)),
+        Node("out", op.Add(), ("fft", "norm1.scale"), (16, 64)),
+    ]
+    placed = [
+        Node(n.name, n.operation, n.inputs, n.shape, n.parameters, attention, kind=n.kind)
+        if n.name.startswith(attention) else n
+        for n in nodes
+    ]
+    return ComputationGraph(placed, "out")
+
+
+def extents(ax: Axes, texts: list[Text]) -> list[Bbox]:
+    """What texts cover, in inches."""
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    return [text.get_window_extent(renderer).transformed(ax.transData.inverted()) for text in texts]
+
+
+def boxes_of(graph: ComputationGraph) -> tuple[Axes, dict[str, Bbox]]:
+    """The axes of a drawing, and the box around each node's label."""
+    (ax,) = draw(graph).axes
+    centers = [text for text in ax.texts if text.get_zorder() == 4]
+    assert len(centers) == len(graph)
+    nodes = [p for p in ax.patches if p.get_zorder() == 3]
+    outlines = [p.get_path().transformed(p.get_patch_transform()).get_extents() for p in nodes]
+    found = {}
+    for node, text in zip(graph.nodes, centers, strict=True):
+        x, y = text.get_position()
+        (found[node.name],) = (b for b in outlines if np.allclose([b.x0 + b.x1, b.y0 + b.y1], [2 * x, 2 * y]))
+    return ax, found
+
+
+PICTURES = {
+    "residual": residual_stages,
+    "encoder": encoder_block,
+    "coarse": lambda: coarsen(residual_stages(), "layer*.*"),
+    "chain": lambda: chain(60),
+    "branching": lambda: ComputationGraph(branching(), branching()[-1].name),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_nothing_overlaps_and_every_label_fits_its_node(name: str) -> None:
+    graph = PICTURES[name]()
+    ax, boxes = boxes_of(graph)
+    for one, other in combinations(boxes.values(), 2):
+        assert one.x1 < other.x0 or other.x1 < one.x0 or one.y1 < other.y0 or other.y1 < one.y0
+    labels = extents(ax, [text for text in ax.texts if text.get_zorder() == 4])
+    for label, box in zip(labels, boxes.values(), strict=True):
+        assert box.x0 < label.x0 and label.x1 < box.x1 and box.y0 < label.y0 and label.y1 < box.y1
+    titles = [text for text in ax.texts if text.get_zorder() == 2.5]
+    for title, text in zip(extents(ax, titles), titles, strict=True):
+        for node, box in boxes.items():
+            apart = title.x1 < box.x0 or box.x1 < title.x0 or title.y1 < box.y0 or box.y1 < title.y0
+            assert apart, (text.get_text(), node)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_all_is_on_the_page_and_every_edge_ends_at_its_nodes(name: str) -> None:
+    graph = PICTURES[name]()
+    ax, boxes = boxes_of(graph)
+    width, height = size_of(graph)
+    arrows = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
+    edges = [(u, node.name) for node in graph.nodes for u in node.predecessors]
+    assert len(arrows) == len(edges)
+    for patch in ax.patches:
+        box = patch.get_path().transformed(patch.get_patch_transform()).get_extents()
+        assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height
+    ends = {tuple(np.round(arrow._path_original.vertices[[0, -1]].ravel(), 6)) for arrow in arrows}  # type: ignore[attr-defined]
+    sides = {
+        tuple(np.round([boxes[u].x1, sum(boxes[u].intervaly) / 2, boxes[v].x0, sum(boxes[v].intervaly) / 2], 6))
+        for u, v in edges
+    }
+    below = {
+        tuple(np.round([sum(boxes[u].intervalx) / 2, boxes[u].y0, sum(boxes[v].intervalx) / 2, boxes[v].y1], 6))
+        for u, v in edges
+    }
+    assert ends in (sides, below)
+
+
+def test_frames_hold_exactly_the_nodes_of_their_modules() -> None:
+    graph = residual_stages()
+    plan = arrange(graph)
+    placement = page(plan, framed(graph, plan), 2.0)
+    paths = [frame.path for frame in placement.frames]
+    assert set(paths) == {
+        *(f"layer{i}" for i in (1, 2, 3)),
+        *(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1)),
+        *(f"layer{i}.0.downsample" for i in (1, 2, 3)),
+    }
+    for path in set(paths):
+        inside = {
+            name
+            for frame in placement.frames
+            for name, (x, y) in placement.centers.items()
+            if frame.path == path
+            and frame.left <= x - 1.0 and x + 1.0 <= frame.right
+            and frame.top <= y - HEIGHT / 2 and y + HEIGHT / 2 <= frame.bottom
+        }
+        assert inside == {node.name for node in graph.nodes if f"{node.origin}.".startswith(f"{path}.")}
+
+
+def test_a_module_with_foreign_nodes_between_its_own_has_no_frame() -> None:
+    nodes = [
+        Node("x", op.Input(), (), (2,)),
+        Node("t0", op.Elementwise(TANH), ("x",), (2,), origin="a"),
+        Node("t1", op.Elementwise(TANH), ("t0",), (2,), origin="b"),
+        Node("t2", op.Elementwise(TANH), ("t1",), (2,), origin="a"),
+        Node("t3", op.Elementwise(TANH), ("t2",), (2,), origin="b"),
+        Node("sum", op.Add(), ("t0", "t2", "t3"), (2,), origin="a"),
+    ]
+    graph = ComputationGraph(nodes, "sum")
+    assert framed(graph, arrange(graph)) == ()
+
+
+def test_labels_in_a_frame_leave_out_its_path_and_keep_numbers_readable() -> None:
+    graph = residual_stages()
+    (ax,) = draw(graph).axes
+    texts = [text.get_text().split("\n")[0] for text in ax.texts]
+    assert {"conv1", "bn2", "downsample.0", "add", "fc", "layer1", "layer2.1"} <= set(texts)
+    coarse = coarsen(graph, "layer*.*")
+    labels = [text.get_text().split("\n") for text in draw(coarse).axes[0].texts]
+    assert ["layer3.0", "$h_{5}$: 9 nodes, 8×4×4"] in labels
+
+
+def test_long_graphs_run_in_columns() -> None:
+    width, height = size_of(chain(60))
+    assert 0.7 < width / height < 2.5
+    tall = size_of(chain(8))
+    assert tall[0] < 4 or tall[1] < 2
+    rows, costs = [1.0] * 12, [5.0] * 12
+    assert cut(rows, costs, 1) == (range(12),)
+    assert cut(rows, [0.0] * 12, 3) == (range(4), range(4, 8), range(8, 12))
+    costs[4] = costs[8] = 0.0
+    assert cut(rows, costs, 3) == (range(5), range(5, 9), range(9, 12))
+
+
+def test_parameters_and_constants_stand_right_before_their_use() -> None:
+    nodes = chain(5).nodes
+    late = [Node("p", op.Parameter(), (), (2,), (("value", "p"),)), Node("q", op.Reshape(), ("p",), (2,))]
+    places = layout(ComputationGraph([*nodes, *late, Node("sum", op.Add(), ("t4", "q"), (2,))], "sum"))
+    assert (places["p"][0], places["q"][0], places["sum"][0]) == (4, 5, 6)
+
+
+def test_edges_past_many_layers_are_straight() -> None:
+    graph = residual_stages(1)
+    routes = arrange(graph).routes
+    for edge in (("layer1.0.downsample.1", "layer1.0.add"), ("layer1.0.add", "layer1.1.add")):
+        assert len({y for _, y in routes[edge][1:-1]}) == 1, edge
+
+
+def test_a_chain_of_nodes_is_straight_below_a_node_of_many_slots() -> None:
+    places = layout(encoder_block())
+    lines = (("attention", "merge", "out_proj"), ("q", "split_q"), ("k", "split_k"), ("v", "split_v"))
+    for line in lines:
+        assert len({places[f"self_attn.{name}"][1] for name in line}) == 1, line
+    assert len({places[f"self_attn.{name}"][1] for name in "qkv"}) == 3
+
+
+def test_large_graphs_come_with_advice_and_larger_ones_are_refused() -> None:
+    advice = "coarsen(graph, blocks=...)"
+    assert not any(advice in text.get_text() for text in draw(chain(149)).axes[0].texts)
+    assert any(f"151 nodes; {advice}" in text.get_text() for text in draw(chain(150)).axes[0].texts)
+    with pytest.raises(GraphError, match=r"1501 nodes, expected at most 1500; coarsen\(graph, blocks=\.\.\.\)"):
+        draw(chain(1500))
+    inputs = [Node(f"x{i}", op.Input(), (), (2,)) for i in range(149)]
+    wide = ComputationGraph([*inputs, Node("sum", op.Add(), tuple(node.name for node in inputs), (2,))], "sum")
+    with pytest.raises(GraphError, match=r"inches, expected at most 90; coarsen"):
+        draw(wide)
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters", "style"),
+    [
+        (op.Linear(True), ("weight",), styles.LEARNED),
+        (op.Embedding(), ("weight",), styles.LEARNED),
+        (op.Recurrent("lstm"), ("weight_ih",), styles.LEARNED),
+        (op.Affine(True, True), ("scale",), styles.LEARNED_AFFINE),
+        (op.Affine(False, True), (), styles.FIXED),
+        (op.Parameter(), ("value",), styles.LEARNED_VALUE),
+        (op.Constant(), (), styles.CONSTANT),
+        (op.Rearrange(()), (), styles.FIXED),
+        (op.Sum((0,), True), (), styles.FIXED),
+        (op.Normalize(2, 0.1), (), styles.NORM),
+        (op.Softmax(0), (), styles.MIXER),
+        (op.Attention(1.0), (), styles.MIXER),
+        (op.MaxPool((2,), (2,), (0,), (1,)), (), styles.MAXIMUM),
+        (op.MatrixProduct(), (), styles.PRODUCT),
+        (op.Elementwise(TANH), (), styles.CURVED),
+        (op.Call("aten.sort.default", (), (), ()), (), styles.NO_RULE),
+        (op.Composite("b", (), (), "n"), ("weight",), styles.BLOCK),
+        (op.Composite("b", (), (), "n"), (), styles.CHAIN),
+    ],
+)
+def test_each_operation_has_the_style_of_its_kind(
+    operation: op.Operation, parameters: tuple[str, ...], style: styles.Style
+) -> None:
+    assert style_of(Node("n", operation, ("x",), (2,), weights(*parameters, of="n"))) is style
+
+
+def test_a_title_that_is_too_long_keeps_its_end() -> None:
+    path = "encoder.layer.3.attention"
+    assert fitting(path, 10) == path
+    assert fitting(path, text_width("…layer.3.attention", 7.5)) == "…layer.3.attention"
+    assert fitting(path, text_width("…attention", 7.5) - 0.01).startswith("…ttention")
+    assert text_width(fitting(path, 0.4), 7.5) <= 0.4

@@ -9,14 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from covergraph.errors import TracingError, UnsupportedOperationError
-from covergraph.graph.operations import Input
+from covergraph.errors import TracingError
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.operations import Elementwise, Input, Linear, Reshape
 from covergraph.tracers import trace
-from covergraph.tracers.export import trace_by_export
-from covergraph.tracers.symbolic import trace_by_fx
-from covergraph.tracers.tracing import Way, trace_by
+from covergraph.tracers.tracing import (
+    WAYS,
+    Way,
+    trace_by_export,
+    trace_by_make_fx,
+    trace_report,
+)
 
-WAYS = [trace_by_export, trace_by_fx]
+
+def by(way: Way, model: nn.Module, *example: Any, **options: Any) -> ComputationGraph:
+    """The graph by one way of tracing."""
+    return trace_report(model, *example, ways=(way,), **options).graph
 
 
 class Several(nn.Module):
@@ -47,7 +55,7 @@ def test_inputs_come_in_the_order_of_forward(way: Way) -> None:
     model = Several()
     x, y, z, unused = torch.randn(3, 3), torch.randn(3, 2), torch.randn(3, 4), torch.randn(3, 7)
     kwargs = {"z": z, "scale": 0.5, "unused": unused}
-    graph = trace_by((way,), model, (x, True, y), kwargs, output="parts.1")
+    graph = by(way, model, (x, True, y), kwargs, output="parts.1")
     assert [node.name for node in graph.inputs] == ["x", "y", "unused", "z"]
     assert [node.name for node in graph.nodes[:4]] == ["x", "y", "unused", "z"]
     found = graph.run(model, x, y, unused, z)[graph.output]
@@ -58,8 +66,8 @@ def test_inputs_come_in_the_order_of_forward(way: Way) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("output", "last"), [("sum", "add"), ("parts.0", "tanh"), ("parts.1", "add")])
 def test_one_of_several_outputs(way: Way, output: str, last: str) -> None:
-    graph = trace_by((way,), Several(), (torch.randn(3, 3), True, torch.randn(3, 2)), output=output)
-    assert graph.output == ("affine" if last == "add" else last)
+    graph = by(way, Several(), (torch.randn(3, 3), True, torch.randn(3, 2)), output=output)
+    assert graph.output == last
 
 
 @pytest.mark.parametrize("output", [None, "parts", "other", 7])
@@ -76,10 +84,10 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("way", WAYS)
 def test_an_index_picks_from_a_tuple(way: Way) -> None:
     x = torch.randn(3, 3)
-    assert trace_by((way,), Pair(), x, output=1).output == "sin"
-    assert trace_by((way,), Pair(), x, output=0).output == "x"
-    with pytest.raises(UnsupportedOperationError, match="argmax"):
-        trace_by((way,), Pair(), x, output=2)
+    assert by(way, Pair(), x, output=1).output == "sin"
+    assert by(way, Pair(), x, output=0).output == "x"
+    with pytest.raises(TracingError, match="expected floats"):
+        by(way, Pair(), x, output=2)
 
 
 class Index(nn.Module):
@@ -88,13 +96,16 @@ class Index(nn.Module):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_integers_are_no_data(way: Way) -> None:
-    example = (torch.randn(3, 2), torch.arange(6).view(3, 2))
-    assert len(trace_by((way,), Index(), example, output=0).inputs) == 2
+def test_integers_are_inputs_but_no_output(way: Way) -> None:
+    """They are nodes of their own kind, and become floats where they meet floats."""
+    model, example = Index(), (torch.randn(3, 2), torch.arange(6).view(3, 2))
+    assert len(by(way, model, example, output=0).inputs) == 2
     with pytest.raises(TracingError, match="expected floats"):
-        trace_by((way,), Index(), example, output=1)
-    with pytest.raises(UnsupportedOperationError, match=r"torch\.int64"):
-        trace_by((way,), Index(), example, output=2)
+        by(way, model, example, output=1)
+    graph = by(way, model, example, output=2)
+    assert [(node.name, node.kind) for node in graph.inputs] == [("x", "float"), ("index", "integer")]
+    found = graph.run({}, *example)[graph.output]
+    torch.testing.assert_close(found, model(*example)[2], check_dtype=False)
 
 
 class Noisy(nn.Module):
@@ -120,8 +131,8 @@ def test_the_model_stays_as_it_is(way: Way, training: bool) -> None:
     model = Noisy().train(training)
     model.drop.train(not training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    graph = trace_by((way,), model, torch.randn(2, 3))
-    assert [node.name for node in graph.nodes] == ["x", "fc"]
+    graph = by(way, model, torch.randn(2, 3))
+    assert [type(node.operation) for node in graph.nodes] == [Input, Linear]
     assert (model.training, model.fc.training, model.drop.training) == (training, training, not training)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -190,18 +201,9 @@ class Changing(nn.Module):
 def test_a_model_that_changes_its_argument_leaves_the_example_alone(way: Way) -> None:
     x = torch.randn(2, 3)
     before = x.clone()
-    graph = trace_by((way,), Changing(), x)
+    graph = by(way, Changing(), x)
     assert torch.equal(x, before)
-    assert [node.name for node in graph.nodes] == ["x", "affine", "tanh"]
-
-
-def test_tied_parameters_keep_a_name_of_the_state() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
-    model[2].weight = model[0].weight
-    graph = trace(model, torch.randn(2, 3))
-    names = {name for node in graph.nodes for _, name in node.parameters}
-    assert names <= set(model.state_dict())
-    assert graph["2"].parameter["weight"] in ("0.weight", "2.weight")
+    torch.testing.assert_close(graph.run({}, before)[graph.output], torch.tanh(before + 1))
 
 
 @pytest.mark.parametrize("example", [torch.randn(2, 3), (torch.randn(2, 3),)])
@@ -216,17 +218,15 @@ class Threshold(nn.Module):
         return x * 2 if x.shape[0] > 100 else torch.sin(x).reshape(x.shape[0], -1)
 
 
-def test_export_falls_back_to_the_batch_size_of_the_example() -> None:
-    graph = trace_by((trace_by_export,), Threshold(), torch.randn(1, 3, 2))
-    assert [node.text() for node in graph.nodes] == [
-        "x = input() : 3x2",
-        "sin = sin(x) : 3x2",
-        "reshape = reshape(sin) : 6",
-    ]
+@pytest.mark.parametrize("way", [trace_by_export, trace_by_make_fx])
+def test_a_branch_on_the_batch_size_is_followed(way: Way) -> None:
+    """The graph is the model's for the few samples of the check; `measure` compares on every batch."""
+    graph = by(way, Threshold(), torch.randn(1, 3, 2))
+    assert [type(node.operation) for node in graph.nodes] == [Input, Elementwise, Reshape]
 
 
 class OnlyFx(nn.Module):
-    """torch.export refuses an unknown class of output; torch.fx follows it."""
+    """A class of its own between two operations."""
 
     def forward(self, x: Tensor) -> Tensor:
         return Wrapped(torch.sin(x)).value  # type: ignore[no-any-return]
@@ -237,9 +237,84 @@ class Wrapped:
         self.value = value
 
 
-def test_fx_is_tried_after_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: Any, **__: Any) -> None:
-        raise ValueError("no export today")
+def test_the_ways_are_tried_in_order_and_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of torch.export fails here; that of torch.fx's graph succeeds."""
+    export, calls = torch.export.export, []
 
-    monkeypatch.setattr(torch.export, "export", failing)
-    assert [node.name for node in trace(OnlyFx(), torch.randn(2, 3)).nodes] == ["x", "sin"]
+    def failing_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ValueError("no export today")
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", failing_once)
+    report = trace_report(OnlyFx(), torch.randn(2, 3))
+    assert [node.name for node in report.graph.nodes] == ["x", "sin"]
+    assert report.way == "fx"
+    assert report.failures == ("trace_by_export: ValueError: no export today",)
+    assert "failed before: trace_by_export" in str(report)
+    assert "traced by fx: 1 torch calls -> 2 nodes" in str(report)
+
+
+def test_the_report_of_a_first_success() -> None:
+    report = trace_report(nn.Linear(3, 2), torch.randn(2, 3))
+    assert (report.way, report.failures, report.traced_nodes) == ("export", (), 1)
+    assert 0 <= report.error <= 1e-9
+    assert report.export_seconds > 0 < report.own_seconds
+
+
+class Own(nn.Module):
+    """Asks for other types and makes tensors by itself; one of them is a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.table = nn.Linear(3, 3), torch.randn(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x.float()).to(torch.bfloat16) + torch.full((3,), 1 / 3, dtype=torch.float32)
+        return h.half() @ self.table + torch.ones(3).type_as(h) / 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_numbers_are_real_numbers(way: Way) -> None:
+    """The graph is what the code says without rounding: a third has all the digits of float64."""
+    torch.manual_seed(0)
+    model, x = Own(), torch.randn(2, 3)
+    graph = by(way, model, x)
+    weight, bias = model.fc.weight.double(), model.fc.bias.double()
+    expected = (x.double() @ weight.T + bias + 1 / 3) @ model.table.double() + 1 / 3
+    found = graph.run({"fc.weight": weight, "fc.bias": bias}, x.double())[graph.output]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+class Frozen(nn.Module):
+    """A plain attribute that is no parameter makes copying fail, as torch.nn.utils.weight_norm's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.utils.weight_norm(nn.Linear(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_model_that_cannot_be_copied_is_restored() -> None:
+    """It is traced itself, in float64, and has its own tensors afterwards."""
+    model = Frozen()
+    tensors = {name: (value, value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
+    x = torch.randn(2, 3)
+    graph = trace(model, x)
+    for name, value in model.state_dict().items():
+        before, address, entries = tensors[name]
+        assert value.dtype == before.dtype == torch.float32
+        assert value.data_ptr() == address
+        assert torch.equal(value, entries)
+    torch.testing.assert_close(graph.run(model, x)[graph.output], model(x))
+    assert graph.weights.read(graph[graph.output].parameter["weight"]) == ("fc.weight_v", "fc.weight_g")
+
+
+@pytest.mark.parametrize("model", [lambda x: x, "model", None])
+def test_what_is_no_module(model: Any) -> None:
+    with pytest.raises(TracingError, match=r"expected an nn\.Module or an ExportedProgram"):
+        trace(model, torch.randn(2, 3))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.functions import TANH, affine
+from covergraph.graph.functions import NEGATE, TANH, affine
 from covergraph.graph.node import Node
 from covergraph.graph.operations import (
     Add,
@@ -97,12 +98,13 @@ class Shifted(nn.Module):
 
 
 def test_numbers_become_affine_maps() -> None:
-    """x / 2 is the map t/2, and 1 - t the map -t + 1, with exact coefficients."""
+    """x / 2 is the map t/2, and 1 - t the map -t, then t + 1, with exact coefficients."""
     state = (("weight", "fc.weight"), ("bias", "fc.bias"))
     expected = (
         Node("x", Input(), (), (3,)),
         Node("affine", Elementwise(affine(0.5, 0)), ("x",), (3,)),
-        Node("affine_1", Elementwise(affine(-1, 1)), ("affine",), (3,)),
+        Node("neg", Elementwise(NEGATE), ("affine",), (3,)),
+        Node("affine_1", Elementwise(affine(1, 1)), ("neg",), (3,)),
         Node("fc.linear", Linear(True), ("affine_1",), (2,), state, "fc"),
         Node("tanh", Elementwise(TANH), ("fc.linear",), (2,)),
         Node("fc.linear_1", Linear(True), ("x",), (2,), state, "fc"),
@@ -117,3 +119,52 @@ def test_tracing_twice_gives_one_graph_and_other_weights_another_fingerprint() -
     first, second, third = (trace(m, torch.randn(n, 2, 2)) for m, n in ((model, 1), (model, 4), (other, 1)))
     assert first == second == third
     assert first.fingerprint == second.fingerprint != third.fingerprint
+
+
+class Cell(nn.Module):
+    """A convolution, BatchNorm, ReLU and max-pool; then attention over the positions with a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.token, self.q, self.kv = nn.Parameter(torch.zeros(1, 1, 4)), nn.Linear(4, 4), nn.Linear(4, 8)
+        self.out = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.max_pool2d(self.norm(self.conv(x)).relu(), 2)
+        h = torch.cat([self.token.expand(len(x), -1, -1), h.flatten(2).transpose(1, 2)], 1)
+        k, v = self.kv(h).chunk(2, -1)
+        h = h + F.scaled_dot_product_attention(self.q(h), k, v)
+        return self.out(h[:, 0])
+
+
+CELL = [
+    ("x", "input", (3, 4, 4)),
+    ("conv", "conv2d", (4, 4, 4)),
+    ("norm", "scale_shift", (4, 4, 4)),
+    ("maxpool2d", "maxpool2d", (4, 2, 2)),
+    ("relu", "relu", (4, 2, 2)),
+    ("permute", "permute", (4, 4)),
+    ("parameter", "parameter", (1, 4)),
+    ("concat", "concat", (5, 4)),
+    ("q", "linear", (5, 4)),
+    ("kv", "linear", (5, 8)),
+    ("slice", "slice", (5, 4)),
+    ("slice_1", "slice", (5, 4)),
+    ("attention", "attention", (5, 4)),
+    ("add", "add", (5, 4)),
+    ("slice_2", "slice", (4,)),
+    ("out.0.normalize", "normalize", (4,)),
+    ("out.0.scale_shift", "scale_shift", (4,)),
+    ("out.1", "linear", (2,)),
+]
+
+
+def test_the_vocabulary_of_a_small_vision_transformer() -> None:
+    """Views are gone, norms and attention keep their meaning, max-pool(ReLU) is ReLU(max-pool)."""
+    torch.manual_seed(0)
+    model = Cell().eval()
+    graph = trace(model, torch.randn(2, 3, 4, 4))
+    assert {(node.name, node.operation.label, node.shape) for node in graph.nodes} == set(CELL)
+    assert set(graph.covered) == {"conv", "norm", "parameter", "q", "kv", "out.0.scale_shift", "out.1"}
+    assert set(graph.weights.read(graph["norm"].parameter["scale"])) == {"norm.running_var", "norm.weight"}

@@ -1,0 +1,124 @@
+"""Functions of one entry that a model writes out: x * sigmoid(x), 0.5 x (1 + tanh(...)), become one function again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import sympy
+from torch import Tensor
+
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.function_rows import UNARY
+from covergraph.graph.functions import GELU, GELU_TANH, ScalarFunction, T
+from covergraph.graph.node import Node
+from covergraph.graph.operations import Add, Divide, Elementwise, Product, Subtract
+from covergraph.passes.rewriting import uses
+
+KNOWN: Mapping[sympy.Expr, ScalarFunction] = {
+    row.expression: row for row in (*UNARY.values(), GELU, GELU_TANH)
+}
+
+
+def recognize_functions(graph: ComputationGraph) -> ComputationGraph:
+    """Sums, products and quotients of functions of one node's entries become one function of these entries.
+
+    phi(x) * psi(x) is a function of x alone; its own curvature is smaller than what the product rule knows. Only where
+    no other node reads the steps in between; x * x and x + x, which have none, stay.
+    """
+    count = uses(graph)
+    found: dict[str, Node] = {}
+    inside: set[str] = set()
+    for node in reversed(graph.nodes):
+        region = None if node.name in inside else _region(graph, count, node)
+        if region is not None:
+            found[node.name] = _fused(region)
+            inside |= {inner.name for inner in region}
+    return graph.replaced([found.get(node.name, node) for node in graph.nodes]) if found else graph
+
+
+def _is_scalar(node: Node) -> bool:
+    """True for a node whose every entry is a fixed function of the entries at its place in the slots."""
+    binary = isinstance(node.operation, (Add, Subtract, Product, Divide))
+    return node.kind == "float" and (binary or isinstance(node.operation, Elementwise))
+
+
+def _region(graph: ComputationGraph, count: Counter[str], end: Node) -> Sequence[Node] | None:
+    """The nodes from behind one source up to `end`, in order, if there is such a source and a step in between."""
+    if not _is_scalar(end):
+        return None
+    region, frontier = [end], set(end.inputs)
+    read = Counter(end.inputs)
+    joined = len(end.inputs) > 1
+    while len(frontier) > 1 or not joined:
+        node = graph[max(frontier, key=graph.index.__getitem__)]
+        if not _is_scalar(node) or read[node.name] != count[node.name]:
+            return None
+        frontier = frontier - {node.name} | set(node.inputs)
+        read.update(node.inputs)
+        joined = joined or len(node.inputs) > 1
+        region.append(node)
+    return list(reversed(region)) if len(region) > 1 else None
+
+
+def _fused(region: Sequence[Node]) -> Node:
+    """The last node as one function of the region's source."""
+    inner = {node.name for node in region}
+    (source,) = {u for node in region for u in node.inputs} - inner
+    expressions: dict[str, sympy.Expr] = {source: T}
+    for node in region:
+        expressions[node.name] = _expression(node, [expressions[u] for u in node.inputs])
+    expression = expressions[region[-1].name]
+    function = KNOWN.get(expression)
+    if function is None:
+        function = ScalarFunction(f"function({_short(expression)})", expression, _evaluation(region, source))
+    return replace(region[-1], operation=Elementwise(function), inputs=(source,))
+
+
+def _expression(node: Node, slots: Sequence[sympy.Expr]) -> sympy.Expr:
+    match node.operation:
+        case Elementwise(function):
+            return function.expression.xreplace({T: slots[0]})
+        case Add():
+            return sympy.Add(*slots)
+        case Subtract():
+            return slots[0] - slots[1]
+        case Divide():
+            return slots[0] / slots[1]
+        case _:
+            return sympy.Mul(*slots)
+
+
+def _evaluation(region: Sequence[Node], source: str) -> Callable[[Tensor], Tensor]:
+    """The steps of the region on tensors."""
+
+    def evaluate(x: Tensor) -> Tensor:
+        values = {source: x}
+        for node in region:
+            values[node.name] = _value(node, [values[u] for u in node.inputs])
+        return values[region[-1].name]
+
+    return evaluate
+
+
+def _value(node: Node, slots: Sequence[Tensor]) -> Tensor:
+    match node.operation:
+        case Elementwise(function):
+            return function.evaluate(slots[0])
+        case Add():
+            return sum(slots[1:], slots[0])
+        case Subtract():
+            return slots[0] - slots[1]
+        case Divide():
+            return slots[0] / slots[1]
+        case _:
+            return slots[0] * slots[1]
+
+
+def _short(expression: sympy.Expr) -> str:
+    """The expression with numbers of four digits, cut to 60 characters."""
+    numbers = expression.atoms(sympy.Rational) | expression.atoms(sympy.Float)
+    rounded = expression.xreplace({n: sympy.Float(n, 4) for n in numbers if not n.is_Integer})
+    text = str(rounded).replace(" ", "")
+    return text if len(text) <= 60 else f"{text[:59]}…"

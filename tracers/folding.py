@@ -1,0 +1,95 @@
+"""Operations that no input reaches: constants are computed, what is made of parameters becomes a formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from covergraph.graph.weights import operator
+from covergraph.tracers.values import Apply, State, Value
+
+REAL = torch.float64
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """The result of `target` on constants and state: a tensor (or several) if all are constants, else a `State`.
+
+    Numbers are real numbers here: every floating dtype becomes float64.
+    """
+    arguments = tuple(widened(a) for a in arguments)
+    keywords = {k: widened(v) for k, v in keywords.items() if k not in ("device", "layout", "pin_memory")}
+    leaves = pytree.tree_leaves((arguments, keywords))
+    if not any(isinstance(leaf, State) for leaf in leaves):
+        with torch.no_grad():
+            return operator(target)(*arguments, **keywords)
+    source = _unchanged(target, arguments)
+    if source is not None:
+        return source
+    meta = _meta(target, arguments, keywords)
+    term = Apply(target, _frozen(arguments), tuple((k, _frozen(v)) for k, v in keywords.items()))
+    if isinstance(meta, Tensor):
+        if isinstance(before := _transposed(target, arguments), State) and before.transposed is not None:
+            return before.transposed
+        return State(term, tuple(meta.shape), meta.dtype, before)
+    whole = State(term, (), REAL)
+    items = [State(Apply("getitem", (whole, i)), tuple(m.shape), m.dtype) for i, m in enumerate(meta)]
+    return tuple(items)
+
+
+UNCHANGED = ("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to", "positive")
+
+
+def _unchanged(target: str, arguments: Sequence[Any]) -> State | None:
+    """The state that `target` passes on as it is."""
+    source = arguments[0] if arguments else None
+    same = target.split(".")[1] in UNCHANGED and isinstance(source, State) and source.dtype.is_floating_point
+    return source if same else None
+
+
+def _meta(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """The result's shape and dtype, on torch's meta device."""
+
+    def meta(leaf: Any) -> Any:
+        if isinstance(leaf, State):
+            return torch.empty(leaf.shape, dtype=leaf.dtype, device="meta")
+        return leaf.to("meta") if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+    moved, named = pytree.tree_map(meta, (list(arguments), dict(keywords)))
+    return operator(target)(*moved, **named)
+
+
+def _transposed(target: str, arguments: Sequence[Any]) -> State | None:
+    """The state that `target` transposes, if it is a transposition of a matrix; twice is not at all."""
+    source = arguments[0]
+    if not isinstance(source, State) or len(source.shape) != 2:
+        return None
+    name, rest = target.split(".")[1], [a for a in arguments[1:]]
+    swaps = name in ("t", "numpy_T", "mT") or (name == "permute" and [d % 2 for d in rest[0]] == [1, 0])
+    swaps = swaps or (name == "transpose" and sorted(int(d) % 2 for d in rest) == [0, 1])
+    return source if swaps else None
+
+
+def widened(value: Any) -> Any:
+    """float64 in the place of every narrower floating dtype."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(widened(item) for item in value)
+    if isinstance(value, torch.dtype) and value in NARROW:
+        return REAL
+    if isinstance(value, Tensor) and value.dtype in NARROW:
+        return value.to(REAL)
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, so that terms can be compared; constants stay tensors until they get names."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def is_constant(value: Value) -> bool:
+    """True for a known tensor."""
+    return isinstance(value, Tensor)

@@ -1,0 +1,48 @@
+"""Real numbers: the model runs, and is traced, in float64, also where its code asks for a narrower type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from covergraph.tracers.folding import NARROW
+
+CASTS: Mapping[Any, Callable[..., Any]] = dict.fromkeys(
+    (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16), torch.Tensor.double
+)
+
+
+class _Wide(TorchFunctionMode):
+    """Every float32, float16 or bfloat16 among the arguments of a torch function means float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = pytree.tree_map_only(torch.dtype, wide, (tuple(args), dict(kwargs or {})))
+        return CASTS.get(func, func)(*args, **kwargs)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float64 for a narrower floating type, else the type itself."""
+    return torch.float64 if dtype in NARROW else dtype
+
+
+@contextmanager
+def real_numbers() -> Iterator[None]:
+    """Inside, floating numbers are float64: by default, and where code asks for narrower ones."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Wide():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def doubled(value: Tensor) -> Tensor:
+    """A tensor with its floats in float64."""
+    return value.to(wide(value.dtype))
