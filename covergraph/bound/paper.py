@@ -118,6 +118,8 @@ def _misfit(node: Node, place: int) -> str:
             return f"{node.name!r} ({operation.label}) stands where a matrix is expected"
         if operation.bias:
             return f"{node.name!r} has a bias"
+        if not node.learned:
+            return f"{node.name!r} has a constant weight"
         return f"{node.name!r} acts per position" if len(node.shape) > 1 else ""
     if not isinstance(operation, Elementwise) or operation.function.is_affine:
         return f"{node.name!r} ({operation.label}) stands where an activation is expected"

@@ -70,13 +70,14 @@ def _(operation: op.Linear, node: Node, graph: ComputationGraph) -> ClassEntropy
 
 @class_entropy.register
 def _(operation: op.Convolution, node: Node, graph: ComputationGraph) -> ClassEntropy | None:
-    rows = node.shape[0]
-    channels = graph[node.inputs[0]].shape[0] // operation.groups
+    axis = -1 - len(operation.kernel)  # the axes before it are positions
+    rows = node.shape[axis]
+    channels = graph[node.inputs[0]].shape[axis] // operation.groups
     columns = channels * math.prod(operation.kernel)
     bias = int(operation.bias)
     return ClassEntropy(
         gain=overlap(operation),
-        positions=bias * math.prod(node.shape[1:]),
+        positions=bias * (node.size // rows),
         count=2 * (columns + bias) * rows,
         derivative_count=2 * columns * rows,
         source="Lemma 3 (Lemma 2 on the matrix of patches)",

@@ -32,7 +32,8 @@ def slot_lipschitz(operation: op.Operation, multiplicity: int, norm: float | Non
 @slot_lipschitz.register(op.Linear)
 @slot_lipschitz.register(op.Convolution)
 def _(operation: op.Operation, multiplicity: int, norm: float | None) -> Real:
-    assert norm is not None
+    if norm is None:
+        raise UnsupportedOperationError(f"{operation.label!r} with a constant weight, whose norm is not measured")
     return mpmath.mpf(norm)
 
 
@@ -70,7 +71,7 @@ def worst_radius(node: Node, radii: Sequence[Real], norm: float | None, bias_nor
     operation = node.operation
     match operation:
         case op.Linear() | op.Convolution():
-            channels = node.shape[-1] if isinstance(operation, op.Linear) else node.shape[0]
+            channels = node.shape[-1 if isinstance(operation, op.Linear) else -1 - len(operation.kernel)]
             shift = mpmath.sqrt(node.size // channels) * (bias_norm or 0.0)
             return slot_lipschitz(operation, 1, norm) * radii[0] + shift
         case op.Elementwise(function):

@@ -169,6 +169,17 @@ def test_counts_of_linear_classes(d: int, m: int, places: int, bias: bool) -> No
     assert (entropy.gain, entropy.positions) == (1, places if bias else 0)
 
 
+def test_a_convolution_at_several_positions_has_the_counts_of_one_with_more_places() -> None:
+    """Axes before the channels are positions: 5 images per sample have 5 times the places, the same class."""
+    layer = op.Convolution((1, 1), (1, 1), (1, 1), 2, (3, 3), True)
+    one = entropy_of(layer, (4, 6, 6), (8, 6, 6))
+    five = entropy_of(layer, (5, 4, 6, 6), (5, 8, 6, 6))
+    assert (one.count, one.derivative_count, one.gain) == (five.count, five.derivative_count, five.gain)
+    assert one.count == 2 * (2 * 9 + 1) * 8
+    assert (one.positions, five.positions) == (36, 5 * 36)
+
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_counts_of_convolutions(bias: bool) -> None:
     """Signed parameters of a grouped kernel with torch's own shapes; bias acts at every position."""
