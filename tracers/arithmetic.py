@@ -113,13 +113,13 @@ def divide(call: Call) -> Data | tuple[Data, ...]:
     return call.row(elementwise.quotient(x), call.broadcast(y))
 
 
-def affine_map(call: Call, x: Data, scale: Any = None, shift: Any = None, shape: Any = None) -> Data:
+def affine_map(call: Call, x: Data, scale: Any = None, shift: Any = None, select: bool = False) -> Data:
     """scale * x + shift for parameters and constants that broadcast with x; x grows where they are larger."""
-    shape = tuple(call.shape if shape is None else shape)
+    shape = call.shape
     x = call.broadcast(x, shape)
     weights = {"scale": scale, "shift": shift}
     given = {role: _aligned(call, value, shape) for role, value in weights.items() if value is not None}
-    operation = op.Affine("scale" in given, "shift" in given)
+    operation = op.Affine("scale" in given, "shift" in given, select)
     return call.emit(operation, [x], given, shape=shape)
 
 
@@ -141,7 +141,7 @@ def where(call: Call) -> Data | tuple[Data, ...]:
         return elementwise.opaque(call)
     kept, dropped = mask.to(torch.float64), (~mask).to(torch.float64)
     if isinstance(x, Data) and isinstance(y, Data):
-        parts = [affine_map(call, v, scale=m) for v, m in ((x, kept), (y, dropped))]
+        parts = [affine_map(call, v, scale=m, select=True) for v, m in ((x, kept), (y, dropped))]
         return call.emit(op.Add(), parts)
     x, y, kept, dropped = (x, y, kept, dropped) if isinstance(x, Data) else (y, x, dropped, kept)
     return _masked(call, x, y, kept, dropped)
@@ -150,16 +150,16 @@ def where(call: Call) -> Data | tuple[Data, ...]:
 def _masked(call: Call, x: Data, fill: Any, kept: Tensor, dropped: Tensor) -> Data:
     """kept * x + dropped * fill, with 0 * inf = 0 where nothing is dropped."""
     if isinstance(fill, State):
-        return affine_map(call, x, scale=kept, shift=call.computed("aten.mul.Tensor", fill, dropped))
+        return affine_map(call, x, kept, call.computed("aten.mul.Tensor", fill, dropped), select=True)
     filling = torch.as_tensor(fill, dtype=torch.float64)
     shift = torch.where(dropped.bool(), filling, torch.zeros((), dtype=torch.float64))
-    return affine_map(call, x, scale=kept, shift=shift if bool((shift != 0).any()) else None)
+    return affine_map(call, x, kept, shift if bool((shift != 0).any()) else None, select=True)
 
 
 def masked_fill(call: Call) -> Data | tuple[Data, ...]:
     """where(mask, value, x)."""
     value, mask = call.arguments["value"], call.arguments["mask"]
-    if isinstance(mask, Data):
+    if isinstance(mask, (Data, State)):
         return elementwise.opaque(call)
     return where(call.with_arguments(condition=mask, input=value, other=call.arguments["input"]))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 
+from covergraph.errors import TracingError
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.forms import canonical_name
 from covergraph.tracers.outputs import Chosen
@@ -54,11 +55,21 @@ def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: 
         elif isinstance(spec.arg, (TensorArgument, ConstantArgument)) and spec.target is not None:
             value = _value(program, spec.target)
             name = names.get(_identity(value)) if isinstance(value, Tensor) else None
-            if name is not None and name in kept and value.is_floating_point():
+            if name is not None and name in kept and (value.is_floating_point() or value.is_complex()):
                 state[spec.arg.name] = name
             elif isinstance(value, Tensor):
+                _refuse_hidden(value, spec.target)
                 constants[spec.arg.name] = value.detach()
     return Traced(way=way, module=model, graph=program.graph, inputs=inputs, state=state, constants=constants)
+
+
+def _refuse_hidden(value: Tensor, target: str) -> None:
+    """Raise `TracingError` for a tensor that may be trained and is not in the model's state."""
+    if value.requires_grad or isinstance(value, nn.Parameter):
+        raise TracingError(
+            f"the model computes with a tensor of shape {tuple(value.shape)} that requires gradients and is not in its "
+            f"state ({target}); register it as a parameter (nn.Parameter as an attribute, or nn.ParameterList)"
+        )
 
 
 def _value(program: ExportedProgram, target: str) -> Any:

@@ -27,7 +27,7 @@ def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
     if not any(isinstance(leaf, State) for leaf in leaves):
         with torch.no_grad():
             return operator(target)(*arguments, **keywords)
-    source = _unchanged(target, arguments)
+    source = _unchanged(target, arguments, keywords)
     if source is not None:
         return source
     meta = _meta(target, arguments, keywords)
@@ -44,11 +44,13 @@ def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
 UNCHANGED = ("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to", "positive")
 
 
-def _unchanged(target: str, arguments: Sequence[Any]) -> State | None:
+def _unchanged(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> State | None:
     """The state that `target` passes on as it is."""
     source = arguments[0] if arguments else None
-    same = target.split(".")[1] in UNCHANGED and isinstance(source, State) and source.dtype.is_floating_point
-    return source if same else None
+    if target.split(".")[1] not in UNCHANGED or not isinstance(source, State) or not source.dtype.is_floating_point:
+        return None
+    dtypes = [leaf for leaf in (*arguments[1:], *keywords.values()) if isinstance(leaf, torch.dtype)]
+    return source if all(dtype == REAL for dtype in dtypes) else None
 
 
 def _meta(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
@@ -78,10 +80,10 @@ def widened(value: Any) -> Any:
     """float64 in the place of every narrower floating dtype."""
     if isinstance(value, (list, tuple)):
         return type(value)(widened(item) for item in value)
-    if isinstance(value, torch.dtype) and value in NARROW:
-        return REAL
-    if isinstance(value, Tensor) and value.dtype in NARROW:
-        return value.to(REAL)
+    if isinstance(value, torch.dtype):
+        return REAL if value in NARROW else torch.complex128 if value == torch.complex64 else value
+    if isinstance(value, Tensor):
+        return value.to(widened(value.dtype))
     return value
 
 

@@ -25,8 +25,10 @@ def linear(call: Call) -> Data:
     return _linear(call, x, weight, bias)
 
 
-def _linear(call: Call, x: Data, weight: Any, bias: Weight | None) -> Data:
+def _linear(call: Call, x: Data, weight: Any, bias: Any) -> Data:
     """h -> W h + b on the last axis."""
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        bias = call.computed("aten.expand.default", call.computed("aten.view.default", bias, [-1]), [weight.shape[0]])
     roles: dict[str, Weight] = {"weight": weight} | ({} if bias is None else {"bias": bias})
     source = call.full(x) if len(x.shape) == 1 else x
     shape = (*x.shape[:-1], weight.shape[0])

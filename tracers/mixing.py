@@ -25,11 +25,39 @@ def difference(model: nn.Module, case: Arguments, found: str) -> TracingError:
     )
 
 
+def require_separate(model: nn.Module, batches: tuple[Arguments, Arguments], leaf: int) -> None:
+    """Raise `BatchMixingError` if the first two samples' outputs depend on the third, in which the batches differ."""
+    try:
+        first, second = (pytree.tree_leaves(_run(model, batch))[leaf] for batch in batches)
+    except Exception:  # the model does not take such inputs: nothing is known
+        return
+    if not isinstance(first, Tensor) or first.shape != second.shape or first.shape[:1] != (3,):
+        return
+    for i in (0, 1):
+        a, b = first[i], second[i]
+        same = (a == b) | (a.isnan() & b.isnan()) | ((a - b).abs() <= 1e-9 * a.abs())
+        size = float(a[a.isfinite()].abs().max()) if bool(a.isfinite().any()) else 0.0
+        if not bool((same | ((a - b).abs() <= 1e-9 * size)).all()):
+            path = mixing_module(model, batches[1]) or ""
+            raise _mixes(path, "seen with a large third sample")
+
+
+def _run(model: nn.Module, arguments: Arguments) -> Any:
+    args, kwargs = arguments.at(arguments.batch).call()
+    with real_numbers(), torch.no_grad():
+        return model(*args, **kwargs)
+
+
 def mixing(model: nn.Module, case: Arguments, found: str) -> BatchMixingError | None:
     """The error that names the module that mixes samples; None if none does."""
-    path = mixing_module(model, case.at(max(case.batch, 2)))
-    if path is None:
+    try:
+        path = mixing_module(model, case.at(max(case.batch, 2)))
+    except Exception:  # the model cannot be watched (vmap, compiled code): then nothing is known
         return None
+    return None if path is None else _mixes(path, found)
+
+
+def _mixes(path: str, found: str) -> BatchMixingError:
     where = f"module {path!r}" if path else "the model's top level"
     return BatchMixingError(
         f"{where}: its output for one sample depends on the other samples of the batch, or on its place in the "

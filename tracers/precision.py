@@ -27,8 +27,31 @@ class _Wide(TorchFunctionMode):
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """float64 for a narrower floating type, else the type itself."""
+    """float64 for a narrower floating type, complex128 for a narrower complex one, else the type itself."""
+    if dtype in (torch.complex64, torch.complex32):
+        return torch.complex128
     return torch.float64 if dtype in NARROW else dtype
+
+
+READS = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__")
+"""Methods of a tensor that give Python its values."""
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Refuses to read numbers from floating tensors: a graph that is recorded would keep their present values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = getattr(func, "__name__", "") in READS and args and isinstance(args[0], Tensor)
+        if read and (args[0].is_floating_point() or args[0].is_complex() or args[0].dtype == torch.bool):
+            raise RuntimeError(f"control flow or numbers are data-dependent: {func.__name__} of a tensor")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_numbers() -> Iterator[None]:
+    """Inside, no number may be read from a floating tensor. Raises `RuntimeError` there."""
+    with _NoNumbers():
+        yield
 
 
 @contextmanager

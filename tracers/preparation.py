@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
 from covergraph.tracers.precision import doubled
@@ -48,7 +49,7 @@ def evaluation_copy(model: nn.Module) -> Iterator[nn.Module]:
         module.training = False
     try:
         if work is not model:
-            yield _doubled(work, {name for name, _ in model.named_buffers()})
+            yield _doubled(work, {name for name, _ in model.named_buffers()}, _aliases(model))
         else:
             with _doubled_in_place(model):
                 yield model
@@ -57,7 +58,14 @@ def evaluation_copy(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
-def _doubled(copied: nn.Module, buffers: Collection[str]) -> nn.Module:
+def _aliases(model: nn.Module) -> list[tuple[str, str, str]]:
+    """(path, attribute, parameter) of every plain tensor attribute that is a parameter's memory."""
+    own = {_place(parameter): name for name, parameter in model.named_parameters()}
+    plain = ((path, k, v) for path, module in model.named_modules() for k, v in vars(module).items())
+    return [(path, k, own[_place(v)]) for path, k, v in plain if isinstance(v, Tensor) and _place(v) in own]
+
+
+def _doubled(copied: nn.Module, buffers: Collection[str], aliases: Sequence[tuple[str, str, str]]) -> nn.Module:
     """The copy in float64, tensors that are plain attributes too; integers stay.
 
     Copying a torch.fx.GraphModule turns plain tensors into buffers, which the model's state does not have.
@@ -65,12 +73,34 @@ def _doubled(copied: nn.Module, buffers: Collection[str]) -> nn.Module:
     for path, module in copied.named_modules():
         for key in [k for k in module._buffers if (f"{path}.{k}" if path else k) not in buffers]:
             vars(module)[key] = module._buffers.pop(key)
-        vars(module).update(_doubled_attributes(module))
-    return copied.double()
+    registered = {id(tensor) for tensor in (*copied.parameters(), *copied.buffers())}
+    for module in copied.modules():
+        vars(module).update(_doubled_attributes(module, registered))
+    copied._apply(doubled)  # type: ignore[no-untyped-call]  # .double() leaves complex numbers as they are
+    for path, key, name in aliases:  # a second view of a parameter's memory stays one
+        vars(copied.get_submodule(path))[key] = copied.get_parameter(name).data
+    return copied
 
 
-def _doubled_attributes(module: nn.Module) -> dict[str, Tensor]:
-    return {key: doubled(value) for key, value in vars(module).items() if isinstance(value, Tensor)}
+def _place(value: Tensor) -> tuple[Any, ...]:
+    """Where a tensor's entries lie: equal for two views of the same memory."""
+    return value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape), value.stride()
+
+
+def _doubled_attributes(module: nn.Module, registered: Collection[int]) -> dict[str, Any]:
+    """Tensors among the attributes, also in lists, tuples and dictionaries, in float64."""
+    kinds = (Tensor, list, tuple, dict)
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, kinds) and k not in SPECIAL}
+
+    def double(value: Tensor) -> Tensor:
+        """The tensor in float64, if it is not in the state; one that may be trained still says so."""
+        return value if id(value) in registered else doubled(value.detach()).requires_grad_(value.requires_grad)
+
+    return {key: pytree.tree_map_only(Tensor, double, value) for key, value in plain.items()}
+
+
+SPECIAL = frozenset(vars(nn.Module()))
+"""What every module has."""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.export import exported, read
 from covergraph.tracers.outputs import Chosen
+from covergraph.tracers.precision import no_numbers
 from covergraph.tracers.traced import Traced
 
 
@@ -27,6 +28,7 @@ def trace_by_make_fx(model: Chosen, arguments: Arguments, kept: Collection[str])
             return self.model(*args, **kwargs)
 
     tensors = tuple(arguments.tensors.values())
-    recorded = make_fx(Flat(), pre_dispatch=True, _allow_non_fake_inputs=True)(*tensors)
+    with no_numbers():
+        recorded = make_fx(Flat(), pre_dispatch=True, _allow_non_fake_inputs=True)(*tensors)
     flat = Arguments.of(recorded, tensors)
     return read(exported(recorded, flat, kept), model.traced_model, arguments.only_tensors(), "make_fx")

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.export import exported, read
 from covergraph.tracers.outputs import Chosen
+from covergraph.tracers.precision import no_numbers
 from covergraph.tracers.traced import Traced
 
 
@@ -25,7 +26,8 @@ def trace_by_fx(model: Chosen, arguments: Arguments, kept: Collection[str]) -> T
     if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(constants)) or "." in "".join(tensors):
         raise ValueError("tensors inside containers are not followed by torch.fx")
     inner = model.traced_model
-    graph = fx.Tracer().trace(inner, concrete_args=constants or None)
+    with no_numbers():
+        graph = fx.Tracer().trace(inner, concrete_args=constants or None)
     for node in reversed(list(graph.nodes)):
         constant = node.op == "placeholder" and node.target not in tensors
         if not node.users and (constant or node.op not in ("placeholder", "output")):

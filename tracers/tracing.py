@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from covergraph.errors import TracingError
+from covergraph.errors import CovergraphError, TracingError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.functions import ScalarFunction
@@ -25,6 +25,7 @@ from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.convert import convert
 from covergraph.tracers.export import trace_by_export
 from covergraph.tracers.failures import innermost_call, log_dump, no_way
+from covergraph.tracers.memory import changes, contents, require_memoryless
 from covergraph.tracers.naming import rename
 from covergraph.tracers.outputs import Chosen, choose_output
 from covergraph.tracers.precision import doubled, real_numbers
@@ -105,13 +106,34 @@ def trace_report(
     ways: Sequence[Way] = WAYS,
 ) -> TraceReport:
     """`trace`, with an account of how the graph was made."""
+    try:
+        return _report(model, example_inputs, kwargs, output, functions, ways)
+    except CovergraphError:
+        raise
+    except Exception as error:  # the model's code, and torch's
+        raise TracingError(
+            f"{type(model).__name__}: the model cannot be traced ({first_line(error)}); expected an nn.Module of plain "
+            "torch operations with initialized weights, and tensors with a batch in dim 0"
+        ) from error
+
+
+def _report(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    output: int | str | None,
+    functions: Mapping[Any, ScalarFunction] | None,
+    ways: Sequence[Way],
+) -> TraceReport:
     rows = UserFunctions.of(functions)
     model = as_module(model)
     given = Arguments.of(model, example_inputs, kwargs)
     _warn_of_train_mode(model)
     started = time.perf_counter()
     with _undisturbed(), evaluation_copy(model) as work:
+        held = contents(work)
         arguments, leaf = _prepare(work, given, output)
+        require_memoryless(model, work, arguments, leaf, changes(held, contents(work)))
         before = time.perf_counter()
         traced, failures = _first_success(ways, work, arguments, leaf, {*RULES, *rows.by_name})
         exported = time.perf_counter() - before
@@ -135,7 +157,7 @@ def _warn_of_train_mode(model: nn.Module) -> None:
         warnings.warn(
             f"trace: module {found[0]!r} is in train mode, where it mixes the samples of a batch; the graph is that of "
             "eval mode; call model.eval() first",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -169,6 +191,8 @@ def _first_success(
         try:
             with real_numbers():
                 return way(Chosen(model, leaf), arguments.at(1), kept), reasons
+        except CovergraphError:
+            raise
         except Exception as error:  # torch raises many types here
             log_dump(logger, way.__name__, error)
             reasons.append(f"{way.__name__}: {first_line(error)}")

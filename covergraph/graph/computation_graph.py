@@ -155,6 +155,11 @@ class ComputationGraph:
         """The graph as text, one node a line, then the output; equal graphs have equal text."""
         return "\n".join([*(node.text() for node in self.nodes), f"return {self.output}"])
 
+    @property
+    def formulas(self) -> Mapping[str, str]:
+        """What the effective parameters are, by name, as text: of which entries of the state, by which operations."""
+        return {name: program.text() for name, program in self.weights.effective.items()}
+
     def run(self, state: Any, *inputs: Tensor, cut: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Every node's value on a batch, by covergraph's own interpreter.
 

@@ -71,7 +71,10 @@ def _(
 
 @apply.register
 def _(operation: op.Affine, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
-    value = slots[0] * context.parameter(node, "scale") if operation.scale else slots[0]
+    value = slots[0]
+    if operation.scale:
+        scale = context.parameter(node, "scale")
+        value = torch.where(scale == 0, 0.0, slots[0] * scale) if operation.select else slots[0] * scale
     return value + context.parameter(node, "shift") if operation.shift else value
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 from covergraph.graph.operations import Operation
 
 Kind = Literal["float", "integer", "complex"]
+LISTED = 6
+"""A node with more parameters, a composite one, shows their number."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,18 @@ class Node:
         return dict(self.parameters + self.constants)
 
     def text(self) -> str:
-        """One line: name = operation(inputs) : shape {parameters} @ module path."""
+        """One line: name = operation(inputs; settings) : shape {parameters} [constants] @ module path."""
+        from covergraph.graph.description import settings
+
         shape = "x".join(map(str, self.shape)) or "scalar"
-        line = f"{self.name} = {self.operation.label}({', '.join(self.inputs)}) : {shape}"
+        inside = "; ".join(part for part in (", ".join(self.inputs), settings(self.operation)) if part)
+        line = f"{self.name} = {self.operation.label}({inside}) : {shape}"
         if self.kind != "float":
             line += f" {self.kind}"
-        if self.parameter:
-            line += " {" + ", ".join(f"{role}={name}" for role, name in self.parameter.items()) + "}"
+        if len(self.parameters) > LISTED:
+            line += f" {{{len(self.parameters)} parameters}}"
+        elif self.parameters:
+            line += " {" + ", ".join(f"{role}={name}" for role, name in self.parameters) + "}"
+        if self.constants:
+            line += " [" + ", ".join(f"{role}={name}" for role, name in self.constants) + "]"
         return line + (f" @ {self.origin}" if self.origin else "")

@@ -138,13 +138,17 @@ class Affine(Operation):
     """h -> w * h + beta, entry by entry, w and beta broadcast over a sample. Roles: scale, shift.
 
     BatchNorm in eval mode, the affine part of a norm, LayerScale, an added positional embedding, a constant mask.
+    With `select`, an entry whose scale is 0 is dropped whatever it is, infinite or NaN (torch.where).
     """
 
     scale: bool
     shift: bool
+    select: bool = False
 
     @property
     def label(self) -> str:
+        if self.select:
+            return "mask"
         return {(True, False): "scale", (False, True): "shift"}.get((self.scale, self.shift), "scale_shift")
 
 

@@ -50,6 +50,23 @@ class Program:
         read = (leaf for i in self.instructions for leaf in _leaves((i.arguments, i.keywords)))
         return tuple(dict.fromkeys(leaf.name for leaf in read if isinstance(leaf, Source)))
 
+    def text(self) -> str:
+        """The program as one expression: mul(rsqrt(add(bn1.running_var, 1e-05)), bn1.weight)."""
+        texts: list[str] = []
+
+        def written(value: Any) -> str:
+            if isinstance(value, Source):
+                return value.name
+            if isinstance(value, Result):
+                return texts[value.position]
+            return f"[{', '.join(map(written, value))}]" if isinstance(value, tuple) else str(value)
+
+        for step in self.instructions:
+            named = [f"{name}={written(value)}" for name, value in step.keywords]
+            name = step.target.removeprefix("aten.").split(".")[0]
+            texts.append(f"{name}({', '.join([*map(written, step.arguments), *named])})")
+        return texts[-1]
+
     def run(self, state: Mapping[str, Tensor]) -> Any:
         """The value, computed from the tensors of `state`; float64 in a program means the type of the state."""
         results: list[Any] = []

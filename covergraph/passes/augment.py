@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from covergraph.errors import GraphError
+from covergraph.errors import GraphError, UnsupportedOperationError
 from covergraph.graph.augmented import AugmentedGraph, Mode
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss, MarginLoss
@@ -37,10 +37,27 @@ def augment(graph: ComputationGraph, loss: Loss | None = None, mode: Mode = "min
     loss.tau(base[base.output])
     if not base.covered:
         raise GraphError("augment: the graph has no learned parameter (linear or convolution); nothing to bound")
-    curved = {node.name: smoothness(node) for node in base.nodes}
+    curved = _smoothness(base)
     hidden = hidden_nodes(base, mode)
     pairs = {"minimal": _minimal, "paper": _all_pairs, "output-only": _output_only}[mode](base, hidden, curved)
     return AugmentedGraph(base, loss, mode, hidden, pairs)
+
+
+def _smoothness(base: ComputationGraph) -> dict[str, Mapping[tuple[str, str], object]]:
+    """taubar of every node; raises `UnsupportedOperationError` with all operations that have no rule."""
+    found: dict[str, Mapping[tuple[str, str], object]] = {}
+    refused: dict[str, tuple[str, int]] = {}
+    for node in base.nodes:
+        try:
+            found[node.name] = smoothness(node)
+        except UnsupportedOperationError as error:
+            first, count = refused.get(node.operation.label, (str(error), 0))
+            refused[node.operation.label] = (first, count + 1)
+    if not refused:
+        return found
+    (first, _), *rest = refused.values()
+    others = [f"{label} ({count})" for label, (_, count) in refused.items()]
+    raise UnsupportedOperationError(first + (f"; without rule are {', '.join(others)}" if rest else ""))
 
 
 def hidden_nodes(base: ComputationGraph, mode: Mode) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import sympy
+import torch
 from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
@@ -15,6 +16,12 @@ from covergraph.graph.functions import GELU, GELU_TANH, ScalarFunction, T
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Add, Divide, Elementwise, Product, Subtract
 from covergraph.passes.rewriting import uses
+
+LARGEST = 12
+"""Steps of a function at most: a formula may double with every step."""
+
+GRID = torch.cat([torch.linspace(-60, 60, 241, dtype=torch.float64), torch.tensor([1e-9, -1e-9], dtype=torch.float64)])
+"""Numbers at which every step must have a value."""
 
 KNOWN: Mapping[sympy.Expr, ScalarFunction] = {
     row.expression: row for row in (*UNARY.values(), GELU, GELU_TANH)
@@ -52,6 +59,8 @@ def _region(graph: ComputationGraph, count: Counter[str], end: Node) -> Sequence
     read = Counter(end.inputs)
     joined = len(end.inputs) > 1
     while len(frontier) > 1 or not joined:
+        if len(region) == LARGEST:
+            return None
         node = graph[max(frontier, key=graph.index.__getitem__)]
         if not _is_scalar(node) or read[node.name] != count[node.name]:
             return None
@@ -59,7 +68,16 @@ def _region(graph: ComputationGraph, count: Counter[str], end: Node) -> Sequence
         read.update(node.inputs)
         joined = joined or len(node.inputs) > 1
         region.append(node)
-    return list(reversed(region)) if len(region) > 1 else None
+    return list(reversed(region)) if len(region) > 1 and _defined(region) else None
+
+
+def _defined(region: Sequence[Node]) -> bool:
+    """True if every step has a value at every number: log(t) does not, although exp(log(t)) = t has as a formula."""
+    (source,) = {u for node in region for u in node.inputs} - {node.name for node in region}
+    values = {source: GRID}
+    for node in reversed(region):
+        values[node.name] = _value(node, [values[u] for u in node.inputs])
+    return all(bool(value.isfinite().all()) for value in values.values())
 
 
 def _fused(region: Sequence[Node]) -> Node:

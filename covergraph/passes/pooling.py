@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.function_rows import UNARY
 from covergraph.graph.node import Node
-from covergraph.graph.operations import Elementwise, MaxPool
+from covergraph.graph.operations import Elementwise, MaxPool, Operation
 from covergraph.passes.rewriting import resolved, rewired, uses
 
 
@@ -21,7 +22,7 @@ def pool_before_relu(graph: ComputationGraph) -> ComputationGraph:
     for given in graph.nodes:
         node = rewired(given, names)
         before = made[node.inputs[0]] if node.inputs else node
-        if isinstance(node.operation, MaxPool) and _is_relu(before) and count[before.name] == 1:
+        if _covers(node.operation) and _is_relu(before) and count[before.name] == 1:
             made[node.name] = replace(node, inputs=before.inputs)
             del made[before.name]
             node = replace(before, inputs=(node.name,), shape=node.shape)
@@ -31,5 +32,10 @@ def pool_before_relu(graph: ComputationGraph) -> ComputationGraph:
     return graph.replaced(made.values(), resolved(graph.output, names))
 
 
+def _covers(operation: Operation) -> bool:
+    """True for a max-pool each of whose windows holds an entry: with dilation, all of a window may be padding."""
+    return isinstance(operation, MaxPool) and (not any(operation.padding) or set(operation.dilation) == {1})
+
+
 def _is_relu(node: Node) -> bool:
-    return isinstance(node.operation, Elementwise) and node.operation.function.name == "relu"
+    return isinstance(node.operation, Elementwise) and node.operation.function == UNARY["relu"]

@@ -1,7 +1,7 @@
 """A graph on paper, in inches, x to the right and y downwards: in one row, or in columns with frames for modules.
 
-A long graph is cut into columns where few edges run and few modules are open. An edge from one column to the next
-runs below its column, up the gutter, and enters the next column from above.
+An edge from one column to another runs below its tail to the gutter, then up or down, over or under the columns
+between, to the gutter before its head and above it to the head. No line crosses the title of a frame.
 """
 
 from __future__ import annotations
@@ -9,23 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
-from covergraph.report.columns import TALLEST, cut, guess
-from covergraph.report.layout import Arrangement, Point
+from covergraph.report.columns import TALLEST, guess
+from covergraph.report.grid import ARROW, ASIDE, GAP, HEIGHT, LANE, PAD, TITLE, Grid, Part, chain
+from covergraph.report.layout import Arrangement, Edge, Point
 from covergraph.report.modules import Module
-
-HEIGHT, GAP, ASIDE = 0.42, 0.28, 0.2
-"""Height of a node, distance between layers, distance between the nodes of a layer."""
-
-TITLE, PAD, LANE = 0.2, 0.08, 0.1
-"""Height of a frame's title, distance between a frame and what is in it, distance of lines in a gutter."""
-
-GUTTER = 3
-"""Free lanes beside the edges in a gutter."""
-
-CROSSING, DIVIDED = 2.0, 4.0
-"""What each further edge, and each open module, counts against a cut into columns."""
+from covergraph.report.routing import Jump, Trunk, ports
 
 Segment = tuple[Point, ...]
 """Two points: a smooth curve. More: a line with corners."""
@@ -33,13 +23,17 @@ Segment = tuple[Point, ...]
 
 @dataclass(frozen=True)
 class Frame:
-    """The frame of a module, or of the part of it that stands in one column."""
+    """The frame of a module, or of the part of it in one column.
+
+    `rooms` are left ends and widths of the places for its title: no line comes down there.
+    """
 
     path: str
     left: float
     top: float
     right: float
     bottom: float
+    rooms: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
@@ -48,13 +42,13 @@ class Placement:
 
     size: tuple[float, float]
     centers: Mapping[str, Point]
-    edges: tuple[tuple[Segment, ...], ...]
+    edges: Mapping[Edge, tuple[Segment, ...]]
     frames: tuple[Frame, ...]
     sideways: bool
 
 
-def strip(plan: Arrangement, width: float) -> Placement:
-    """Layers from the left to the right; `width` is that of a node."""
+def strip(plan: Arrangement, width: float, spread: bool = False) -> Placement:
+    """Layers from the left to the right; `width` is that of a node. Lines end at places of their own if `spread`."""
     points = [*plan.positions.values(), *(point for route in plan.routes.values() for point in route)]
     high, low = max(y for _, y in points), min(y for _, y in points)
 
@@ -62,196 +56,143 @@ def strip(plan: Arrangement, width: float) -> Placement:
         return (point[0] + 0.5) * (width + GAP), (high - point[1] + 0.5) * (HEIGHT + ASIDE)
 
     half = width / 2
-    edges = tuple(
-        tuple(((a + half, b), (c - half, d)) for (a, b), (c, d) in pairwise(map(place, route)))
-        for route in plan.routes.values()
-    )
+    leaving, arriving = ports(plan, {}, HEIGHT if spread else 0.0)
+    edges = {}
+    for edge, route in plan.routes.items():
+        (x, y), *middle, (z, t) = map(place, route)
+        stops = [(x, y + leaving[edge]), *middle, (z, t + arriving[edge])]
+        edges[edge] = tuple(((a + half, b), (c - half, d)) for (a, b), (c, d) in pairwise(stops))
     size = (len(plan.columns) * (width + GAP), (high - low + 1) * (HEIGHT + ASIDE))
     return Placement(size, {name: place(point) for name, point in plan.positions.items()}, edges, (), sideways=True)
 
 
-def page(plan: Arrangement, modules: Sequence[Module], width: float) -> Placement:
-    """Layers from the top down, in as many columns as make a readable page."""
-    grid = _Grid(plan, tuple(modules), width, 1)
+def divided(plan: Arrangement, modules: Sequence[Module], width: float) -> tuple[range, ...]:
+    """The layers of as many columns as make a readable page."""
+    grid = Grid(plan, tuple(modules), width, 1)
     if grid.size[1] > TALLEST:
         number = guess(grid.size)
         grid = replace(grid, number=number)
         while grid.size[0] < grid.size[1] and len(grid.columns) >= number:
             number += 1
             grid = replace(grid, number=number)
-    centers = {name: grid.place(point) for name, point in plan.positions.items()}
-    edges = tuple(tuple(map(grid.segment, pairwise(route))) for route in plan.routes.values())
-    return Placement(grid.size, centers, edges, grid.frames, sideways=False)
+    return grid.columns
+
+
+def page(plan: Arrangement, modules: Sequence[Module], width: float, columns: tuple[range, ...] = ()) -> Placement:
+    """Layers from the top down, in these columns, or in as many as make a readable page."""
+    columns = columns or divided(plan, modules, width)
+    grid = Grid(plan, tuple(modules), width, len(columns), columns)
+    lines = _Lines(grid)
+    edges = {edge: lines.segments(edge) for edge in plan.routes}
+    return Placement(grid.size, lines.centers, edges, tuple(map(lines.frame, grid.parts)), sideways=False)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What stands of a module in one column: first and last layer, left and right end relative to height 0."""
+class _Lines:
+    """Edges and frames on a grid."""
 
-    module: Module
-    first: int
-    last: int
-    left: float
-    right: float
-
-
-@dataclass(frozen=True)
-class _Grid:
-    plan: Arrangement
-    modules: tuple[Module, ...]
-    width: float
-    number: int
+    grid: Grid
 
     @cached_property
-    def pitch(self) -> float:
-        """Distance of the nodes of a layer, with room for frames around both."""
-        depth = 1 + max((module.level for module in self.modules), default=-1)
-        return self.width + ASIDE + 2 * PAD * depth
+    def centers(self) -> dict[str, Point]:
+        grid = self.grid
+        return {
+            name: (self._across(int(layer), grid.across(height)), grid.tops[int(layer)] + HEIGHT / 2)
+            for name, (layer, height) in grid.plan.positions.items()
+        }
+
+    def _across(self, layer: int, across: float) -> float:
+        return self.grid.on_page(self.grid.column_of[layer], across)
+
+    def _stops(self, edge: Edge) -> list[tuple[int, float]]:
+        """The layers that an edge within a column passes, and where it does."""
+        grid = self.grid
+        middle = [(x, grid.across(y)) for x, y in grid.plan.routes[edge][1:-1]]
+        (first, _), (last, _) = grid.plan.routes[edge][0], grid.plan.routes[edge][-1]
+        stops = [(first, grid.leaves(edge)), *middle, (last, grid.arrives(edge))]
+        return [(int(layer), self._across(int(layer), across)) for layer, across in stops]
+
+    def segments(self, edge: Edge) -> tuple[Segment, ...]:
+        """The line of an edge from border to border."""
+        jump = self.grid.jumps.get(edge)
+        if jump is not None:
+            return (self._jump(edge, jump),)
+        return tuple(piece for one, other in pairwise(self._stops(edge)) for piece in self._link(one, other))
+
+    def _link(self, one: tuple[int, float], other: tuple[int, float]) -> tuple[Segment, ...]:
+        """From one layer to the next: aside only between the frames, straight past their titles."""
+        grid, (layer, x), (after, z) = self.grid, one, other
+        start, end = (x, grid.tops[layer] + HEIGHT), (z, grid.tops[after])
+        if abs(x - z) < 1e-6:
+            return ((start, end),)
+        bend, bent = (x, grid.above(after) - GAP), (z, grid.above(after) - ARROW)
+        return (start, bend), (bend, bent), (bent, end)
+
+    def _jump(self, edge: Edge, jump: Jump) -> Segment:
+        grid, (layer, after) = self.grid, jump.layers
+        x, z = self._across(layer, grid.leaves(edge)), self._across(after, grid.arrives(edge))
+        low, high = self._exit(jump), self._entry(edge, jump)
+        first, last = self._lane(jump.gutters[0], jump.trunk), self._lane(jump.gutters[-1], jump.trunk)
+        points = [(x, grid.tops[layer] + HEIGHT), (x, low), (first, low)]
+        if jump.highway:
+            lane = grid.highway(jump.highway).index(jump.trunk)
+            y = LANE * (lane + 0.5) if jump.highway == "above" else grid.end + LANE * (lane + 1)
+            points += [(first, y), (last, y)]
+        return (*points, (last, high), (z, high), (z, grid.tops[after]))
+
+    def _exit(self, jump: Jump) -> float:
+        layer = jump.layers[0]
+        return self.grid.below(layer) + LANE * (self.grid.exits[layer].index(jump.trunk) + 0.8)
+
+    def _entry(self, edge: Edge, jump: Jump) -> float:
+        layer = jump.layers[1]
+        return self.grid.above(layer) + LANE * (self.grid.entries[layer].index(edge) + 0.3)
+
+    def _lane(self, gutter: int, trunk: Trunk) -> float:
+        """Where a line runs up or down in the gutter after a column."""
+        right = self.grid.on_page(gutter, self.grid.spans[gutter][1])
+        return right + LANE * (1.5 + self._gutters[gutter].index(trunk))
 
     @cached_property
-    def links(self) -> tuple[tuple[tuple[Point, Point], ...], ...]:
-        """For each layer the pieces of edges that leave it downwards, from the right to the left."""
-        found: list[set[tuple[Point, Point]]] = [set() for _ in self.plan.columns]
-        for route in self.plan.routes.values():
-            for piece in pairwise(route):
-                found[int(piece[0][0])].add(piece)
-        return tuple(tuple(sorted(pieces, key=lambda p: (p[0][1], p[1][1]))) for pieces in found)
+    def _gutters(self) -> Mapping[int, list[Trunk]]:
+        """The lines in each gutter from the left to the right."""
+        found: dict[int, dict[Trunk, tuple[float, ...]]] = {}
+        for edge, jump in self.grid.jumps.items():
+            for gutter in jump.gutters:
+                key = self._order(gutter, edge, jump)
+                lines = found.setdefault(gutter, {})
+                lines[jump.trunk] = min(key, lines.get(jump.trunk, key))
+        return {gutter: sorted(lines, key=lambda line: lines[line]) for gutter, lines in found.items()}
 
-    def starts(self, layer: int) -> list[Point]:
-        """Where those pieces begin; edges of one node share a line in a gutter."""
-        return list(dict.fromkeys(start for start, _ in self.links[layer]))
+    def _order(self, gutter: int, edge: Edge, jump: Jump) -> tuple[float, ...]:
+        """Lines that rise before those that fall; those that turn off first are further on the side they turn to."""
+        outside = -1.0 if jump.highway == "above" else self.grid.end + 1.0
+        start = self._exit(jump) if gutter == jump.columns[0] else outside
+        end = self._entry(edge, jump) if gutter == jump.columns[1] - 1 else outside
+        return (0, start, end) if end < start else (1, -start, -end)
+
+    def frame(self, part: Part) -> Frame:
+        """The frame around a part of a module."""
+        grid, module, layer = self.grid, part.module, part.first
+        above = chain([m for m in grid.opening(layer) if module.holds(m)])
+        below = chain([m for m in grid.closing(part.last) if module.holds(m)])
+        left, right = self._across(layer, part.left), self._across(layer, part.right)
+        top = grid.tops[layer] - TITLE * (1 + above)
+        bottom = grid.tops[part.last] + HEIGHT + PAD * (1 + below)
+        return Frame(module.path, left, top, right, bottom, self._rooms(layer, left + PAD, right - PAD))
+
+    def _rooms(self, layer: int, left: float, right: float) -> tuple[Point, ...]:
+        """The places between the lines that come down to a layer."""
+        inside = sorted(x for x in self._arrivals.get(layer, ()) if left < x < right)
+        return tuple((a + PAD / 2, b - a - PAD) for a, b in pairwise([left - PAD / 2, *inside, right + PAD / 2]))
 
     @cached_property
-    def columns(self) -> tuple[range, ...]:
-        """The layers of each column."""
-        layers = range(len(self.plan.columns))
-        opened = [_chain([m for m in self.modules if m.layers[0] == layer]) for layer in layers]
-        rows = [HEIGHT + GAP + TITLE * number for number in opened]
-        spans = [sum(m.layers[0] <= layer < m.layers[1] for m in self.modules) for layer in layers]
-        costs = [CROSSING * max(0, len(self.starts(i)) - 1) + DIVIDED * spans[i] for i in layers]
-        return cut(rows, costs, self.number)
-
-    @cached_property
-    def column_of(self) -> tuple[int, ...]:
-        return tuple(i for i, layers in enumerate(self.columns) for _ in layers)
-
-    @cached_property
-    def ways(self) -> Mapping[str, list[Point]]:
-        """The way points of the edges to each node."""
-        found: dict[str, list[Point]] = {}
-        for (_, head), route in self.plan.routes.items():
-            found.setdefault(head, []).extend(route[1:-1])
+    def _arrivals(self) -> Mapping[int, set[float]]:
+        """Where lines come down to each layer."""
+        found: dict[int, set[float]] = {}
+        for edge in self.grid.plan.routes:
+            jump = self.grid.jumps.get(edge)
+            end = [(jump.layers[1], self._across(jump.layers[1], self.grid.arrives(edge)))] if jump else []
+            for layer, x in end or self._stops(edge)[1:]:
+                found.setdefault(layer, set()).add(x)
         return found
-
-    def across(self, height: float) -> float:
-        """Heights of the plan grow to the left."""
-        return -height * self.pitch
-
-    @cached_property
-    def parts(self) -> tuple[_Part, ...]:
-        """Each module in each column, the outer ones first."""
-        found = []
-        for module in self.modules:
-            own = sorted({int(self.plan.positions[name][0]) for name in module.members})
-            for layers in self.columns:
-                inside = [layer for layer in own if layer in layers]
-                found += [self._part(module, inside[0], inside[-1])] if inside else []
-        return tuple(found)
-
-    def _part(self, module: Module, first: int, last: int) -> _Part:
-        nodes = [(x, self.across(y)) for x, y in (self.plan.positions[name] for name in module.members)]
-        ways = [(x, self.across(y)) for head in module.members for x, y in self.ways.get(head, ())]
-        ends = [(x, z + side) for x, z in nodes for side in (-self.width / 2, self.width / 2)]
-        ends += [(x, z + side) for x, z in ways for side in (-LANE, LANE)]
-        inside = [z for x, z in ends if first <= x <= last]
-        side = PAD * (module.level + 1)
-        return _Part(module, first, last, min(inside) - side, max(inside) + side)
-
-    def span(self, layers: range, parts: Sequence[_Part] = ()) -> tuple[float, float]:
-        """The left and the right end of some layers, relative to height 0."""
-        nodes = [self.across(y) for x, y in self.plan.positions.values() if x in layers]
-        ways = [self.across(y) for x, y in set().union(*self.ways.values()) if x in layers]
-        framed = [part for part in parts if part.first in layers]
-        left = min([z - self.width / 2 for z in nodes] + [z - LANE for z in ways] + [part.left for part in framed])
-        right = max([z + self.width / 2 for z in nodes] + [z + LANE for z in ways] + [part.right for part in framed])
-        return left, right
-
-    @cached_property
-    def spans(self) -> tuple[tuple[float, float], ...]:
-        return tuple(self.span(layers, self.parts) for layers in self.columns)
-
-    @cached_property
-    def lanes(self) -> tuple[int, ...]:
-        """How many lines run in the gutter after each column."""
-        return (*(len(self.starts(layers[-1])) for layers in self.columns[:-1]), 0)
-
-    @cached_property
-    def lefts(self) -> tuple[float, ...]:
-        """The left end of each column on the page, then the right end of the page."""
-        gutters = [(GUTTER + number) * LANE for number in self.lanes[:-1]] + [0.0]
-        widths = (right - left + gutter for (left, right), gutter in zip(self.spans, gutters, strict=True))
-        return tuple(accumulate(widths, initial=0.0))
-
-    def opening(self, layer: int) -> list[Module]:
-        return [part.module for part in self.parts if part.first == layer]
-
-    def closing(self, layer: int) -> list[Module]:
-        return [part.module for part in self.parts if part.last == layer]
-
-    @cached_property
-    def tops(self) -> tuple[float, ...]:
-        """The upper end of each layer's nodes."""
-        found: list[float] = []
-        for layers in self.columns:
-            y = (1 + max(self.lanes)) * LANE if len(self.columns) > 1 else 0.0
-            for layer in layers:
-                y += TITLE * _chain(self.opening(layer))
-                found.append(y)
-                y += HEIGHT + GAP + PAD * _chain(self.closing(layer))
-        return tuple(found)
-
-    def end(self, column: int) -> float:
-        """The lower end of a column."""
-        last = self.columns[column][-1]
-        return self.tops[last] + HEIGHT + PAD * _chain(self.closing(last))
-
-    @cached_property
-    def size(self) -> tuple[float, float]:
-        return self.lefts[-1], max(self.end(i) + self.lanes[i] * LANE for i in range(len(self.columns))) + 2 * LANE
-
-    def on_page(self, column: int, across: float) -> float:
-        return self.lefts[column] + across - self.spans[column][0]
-
-    def place(self, point: Point) -> Point:
-        layer = int(point[0])
-        return self.on_page(self.column_of[layer], self.across(point[1])), self.tops[layer] + HEIGHT / 2
-
-    def segment(self, piece: tuple[Point, Point]) -> Segment:
-        """A link from one layer to the next, from border to border."""
-        (a, b), (c, d) = self.place(piece[0]), self.place(piece[1])
-        start, end = (a, b + HEIGHT / 2), (c, d - HEIGHT / 2)
-        layer = int(piece[0][0])
-        column = self.column_of[layer]
-        if self.column_of[layer + 1] == column:
-            return start, end
-        lane = (1 + self.starts(layer).index(piece[0])) * LANE
-        low, gutter = self.end(column) + lane, self.on_page(column, self.spans[column][1]) + lane
-        return start, (a, low), (gutter, low), (gutter, lane - LANE / 2), (c, lane - LANE / 2), end
-
-    @cached_property
-    def frames(self) -> tuple[Frame, ...]:
-        """The frames, outer ones first."""
-        return tuple(map(self._frame, self.parts))
-
-    def _frame(self, part: _Part) -> Frame:
-        module, column = part.module, self.column_of[part.first]
-        above = _chain([m for m in self.opening(part.first) if module.holds(m)])
-        below = _chain([m for m in self.closing(part.last) if module.holds(m)])
-        left, right = self.on_page(column, part.left), self.on_page(column, part.right)
-        top, bottom = self.tops[part.first] - TITLE * (1 + above), self.tops[part.last] + HEIGHT + PAD * (1 + below)
-        return Frame(module.path, left, top, right, bottom)
-
-
-def _chain(modules: Sequence[Module]) -> int:
-    """How many of these modules lie within each other, at most."""
-    return max((1 + sum(other.holds(module) for other in modules) for module in modules), default=0)

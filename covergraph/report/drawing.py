@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Patch, Polygon
 from matplotlib.path import Path
-from matplotlib.textpath import text_to_path
 
 from covergraph.errors import GraphError
 from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.report.canvas import GAP, HEIGHT, PAD, TITLE, Frame, Placement, Segment, page, strip
-from covergraph.report.layout import Point, arrange, layout
+from covergraph.report.canvas import Frame, Placement, Segment, divided, page, strip
+from covergraph.report.grid import GAP, HEIGHT, TITLE
+from covergraph.report.layout import Arrangement, Point, arrange, layout
+from covergraph.report.lettering import LETTERS, SMALL, fitting, text_width
 from covergraph.report.modules import Module, framed
-from covergraph.report.styles import MARKED, Style, label_of, style_of
+from covergraph.report.styles import MARKED, OUTPUT, SINK, Style, label_of, style_of
 
 __all__ = ["draw", "layout", "size_of"]
 
@@ -36,9 +36,6 @@ MARGIN, LEGEND = 0.25, (2.0, 0.19)
 
 PAGE = 6.9
 """Drawings whose layers would be wider than this (in inches) run from the top down."""
-
-LETTERS, SMALL = 8.0, 7.5
-"""Size of the letters on nodes, and of those beside them, in points."""
 
 CORNER = 0.09
 """Radius in inches of the corners of edges."""
@@ -82,18 +79,12 @@ class _Canvas:
     @staticmethod
     def of(graph: ComputationGraph, limit: int) -> _Canvas:
         shown, marked, title = _shown(graph, limit)
-        plan = arrange(shown)
-        modules = () if isinstance(shown, AugmentedGraph) else framed(shown, plan)
-        labels = {node.name: label_of(node, shown, _around(node.name, modules)) for node in shown.nodes}
-        width = max(text_width(line, LETTERS) for text in labels.values() for line in text.split("\n")) + 0.2
-        sideways = not modules and len(plan.columns) * (width + GAP) <= PAGE
-        flat = sideways or isinstance(shown, AugmentedGraph)
-        placement = strip(plan, width) if flat else page(plan, modules, width)
+        labels, width, placement = _placed(shown)
         inner = placement.size
         if max(inner) > WIDEST and not isinstance(shown, AugmentedGraph):
             raise GraphError(f"draw: {inner[0]:.0f} by {inner[1]:.0f} inches, expected at most {WIDEST}; {ADVICE}")
         columns = max(1, min(6, int((max(inner[0], 3.4) + 0.4) // LEGEND[0])))
-        lines = -(-(len(_used(shown)) + bool(marked)) // columns)
+        lines = -(-(len(_used(shown)) + bool(marked) + _has_output(shown)) // columns)
         above = 0.43 if title else 0.12
         across = max(inner[0], LEGEND[0] * columns, text_width(title, LETTERS)) + 2 * MARGIN
         size = (across, above + inner[1] + LEGEND[1] * lines + 0.3)
@@ -123,6 +114,31 @@ def _shown(graph: ComputationGraph, limit: int) -> tuple[ComputationGraph, froze
     return base, frozenset(graph.hidden), f"{title}; {hint}" if hint else title
 
 
+def _placed(shown: ComputationGraph) -> tuple[Mapping[str, str], float, Placement]:
+    """Labels, the width that they need, and the places; where a page breaks, long edges do not need the layout."""
+    plan = arrange(shown)
+    modules, labels, width = _written(shown, plan)
+    if isinstance(shown, AugmentedGraph) or (not modules and len(plan.columns) * (width + GAP) <= PAGE):
+        return labels, width, strip(plan, width, spread=not isinstance(shown, AugmentedGraph))
+    columns = divided(plan, modules, width)
+    plan = arrange(shown, [layers[0] for layers in columns[1:]])
+    modules, labels, width = _written(shown, plan)
+    return labels, width, page(plan, modules, width, columns)
+
+
+def _written(shown: ComputationGraph, plan: Arrangement) -> tuple[tuple[Module, ...], dict[str, str], float]:
+    """The modules with frames, what is written on the nodes, and how wide that is."""
+    modules = () if isinstance(shown, AugmentedGraph) else framed(shown, plan)
+    labels = {node.name: label_of(node, shown, _around(node.name, modules)) for node in shown.nodes}
+    lines = [line for text in labels.values() for line in text.split("\n")]
+    return modules, labels, max(text_width(line, LETTERS) for line in lines) + 0.2
+
+
+def _has_output(graph: ComputationGraph) -> bool:
+    """True if the output is marked: what the sink is needs no mark."""
+    return style_of(graph[graph.output]) is not SINK
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -130,13 +146,6 @@ def _count(number: int, noun: str) -> str:
 def _around(name: str, modules: tuple[Module, ...]) -> str:
     """The path of the innermost frame around a node; modules come from the outermost on."""
     return next((module.path for module in reversed(modules) if name in module.members), "")
-
-
-@lru_cache(maxsize=4096)
-def text_width(line: str, size: float) -> float:
-    """Inches that a line takes in letters of `size` points."""
-    width, _, _ = text_to_path.get_text_width_height_descent(line, FontProperties(size=size), "$" in line)
-    return float(width) / 72
 
 
 def _used(graph: ComputationGraph) -> list[Style]:
@@ -151,45 +160,43 @@ def _draw(ax: Axes, canvas: _Canvas) -> None:
     ax.set_axis_off()
     for frame in canvas.placement.frames:
         _frame(ax, frame, canvas)
-    for edge in canvas.placement.edges:
+    for edge in canvas.placement.edges.values():
         ax.add_artist(_arrow(edge, canvas))
     for node in canvas.shown.nodes:
         center = canvas.point(canvas.placement.centers[node.name])
-        for patch in _shapes(style_of(node), center, canvas.width, node.name in canvas.marked):
+        patches = _shapes(style_of(node), center, canvas.width, node.name in canvas.marked)
+        for patch in patches:
             ax.add_artist(patch)
+        if node.name == canvas.shown.output and _has_output(canvas.shown):
+            ax.add_artist(_rim(patches[0]))
         ax.text(*center, canvas.labels[node.name], ha="center", va="center", size=LETTERS, zorder=4)
     handles = [_sample(style) for style in _used(canvas.shown)]
     if canvas.marked:
         handles.append(Patch(facecolor="white", edgecolor=MARKED, linewidth=2, label="norm under an indicator"))
+    if _has_output(canvas.shown):
+        handles.append(Patch(facecolor="white", edgecolor=OUTPUT, linewidth=2, label="output"))
     columns = canvas.legend_columns
     ax.legend(handles=handles, loc="lower center", ncols=columns, fontsize=SMALL, frameon=False, borderaxespad=0.4)
     ax.text(width / 2, height - 0.12, canvas.title, ha="center", va="top", size=LETTERS, style="italic")
 
 
 def _frame(ax: Axes, frame: Frame, canvas: _Canvas) -> None:
-    """A shaded rectangle with the module's path at its upper left, the path cut from the left where it is long."""
+    """A shaded rectangle with the module's path beside the lines, the path cut from the left where it is long."""
     left, bottom = canvas.point((frame.left, frame.bottom))
     right, top = canvas.point((frame.right, frame.top))
     form = "round,pad=0,rounding_size=0.06"
     box = FancyBboxPatch((left, bottom), right - left, top - bottom, boxstyle=form, linewidth=0.6, zorder=1)
     box.set(facecolor=(0.25, 0.35, 0.55, 0.06), edgecolor="#a9b4c4")
     ax.add_artist(box)
-    path = fitting(frame.path, (right - left) / 2 - PAD)
-    back = {"facecolor": "#f0f2f7", "edgecolor": "none", "pad": 0.6}  # edges may run behind the path
-    place = (left + PAD, top - TITLE / 2)
-    ax.text(*place, path, ha="left", va="center", size=SMALL, color="#41506b", zorder=2.5, bbox=back)
+    wanted = text_width(frame.path, SMALL)
+    start, room = next((room for room in frame.rooms if room[1] >= wanted), max(frame.rooms, key=_wide))
+    place = (canvas.point((start, 0.0))[0], top - TITLE / 2)
+    ax.text(*place, fitting(frame.path, room), ha="left", va="center", size=SMALL, color="#41506b", zorder=2.5)
 
 
-def fitting(path: str, width: float) -> str:
-    """The end of a module path that fits into `width` inches, after an ellipsis if something is left out."""
-    path = path.replace("$", "")
-    parts, shown = path.split("."), path
-    while text_width(shown, SMALL) > width and len(parts) > 1:
-        parts = parts[1:]
-        shown = "…" + ".".join(parts)
-    while text_width(shown, SMALL) > width and len(shown) > 2:
-        shown = "…" + shown[2:]
-    return shown
+def _wide(room: Point) -> float:
+    """Rooms that differ by less than a letter are as wide as each other."""
+    return round(room[1], 1)
 
 
 def _shapes(style: Style, center: Point, width: float, marked: bool) -> list[Patch]:
@@ -214,6 +221,13 @@ def _shapes(style: Style, center: Point, width: float, marked: bool) -> list[Pat
     if marked:
         patches[-1].set(edgecolor=MARKED, linewidth=2)
     return patches
+
+
+def _rim(patch: Patch) -> Patch:
+    """The thick border of the output, behind the node, whose own border may be marked."""
+    rim = copy(patch)
+    rim.set(linewidth=4, linestyle="-", edgecolor=OUTPUT, zorder=2.9)
+    return rim
 
 
 def _sample(style: Style) -> Patch:

@@ -6,8 +6,9 @@ steps are deterministic: ties keep the order of the graph.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -46,15 +47,19 @@ def layout(graph: ComputationGraph) -> dict[str, Point]:
     return dict(arrange(graph).positions)
 
 
-def arrange(graph: ComputationGraph) -> Arrangement:
-    """Layers, order, positions and routes of a graph."""
+def arrange(graph: ComputationGraph, breaks: Sequence[int] = ()) -> Arrangement:
+    """Layers, order, positions and routes of a graph.
+
+    A page breaks before each of the layers `breaks`. A long edge over a break runs elsewhere: it has no way points.
+    """
     layers, shared = layers_of(graph), not isinstance(graph, AugmentedGraph)
-    columns, links = _columns(graph, layers, shared)
+    apart = _apart(graph, layers, breaks)
+    columns, links = _columns(graph, layers, shared, apart)
     columns = _order(columns, links)
     base = graph.base if isinstance(graph, AugmentedGraph) else graph
     places = straightened(columns, links if shared else (), _heights(columns, links, frozenset(base.by_name)))
     routes = {
-        (u, node.name): tuple(places[key] for key in _stations(u, node.name, layers, shared))
+        (u, node.name): tuple(places[key] for key in _stations(u, node.name, layers, shared, apart))
         for node in graph.nodes
         for u in node.predecessors
     }
@@ -82,20 +87,35 @@ def layers_of(graph: ComputationGraph) -> dict[str, int]:
     return layers
 
 
-def _stations(u: str, v: str, layers: Mapping[str, int], shared: bool) -> list[Key]:
+Edge = tuple[str, str]
+
+
+def _apart(graph: ComputationGraph, layers: Mapping[str, int], breaks: Sequence[int]) -> frozenset[Edge]:
+    """The edges over a break that pass a layer."""
+    edges = ((u, node.name) for node in graph.nodes for u in node.predecessors)
+    long = ((u, v) for u, v in edges if layers[v] - layers[u] > 1)
+    return frozenset((u, v) for u, v in long if bisect(breaks, layers[u]) < bisect(breaks, layers[v]))
+
+
+def _stations(u: str, v: str, layers: Mapping[str, int], shared: bool, apart: Collection[Edge]) -> list[Key]:
     """What an edge passes: its tail, its way points (`shared` by the edges of the tail), its head."""
+    if (u, v) in apart:
+        return [u, v]
     return [u, *((u, "" if shared else v, layer) for layer in range(layers[u] + 1, layers[v])), v]
 
 
 def _columns(
-    graph: ComputationGraph, layers: Mapping[str, int], shared: bool
+    graph: ComputationGraph, layers: Mapping[str, int], shared: bool, apart: Collection[Edge]
 ) -> tuple[list[list[Key]], list[list[tuple[Key, Key]]]]:
     """Nodes and way points of each layer in depth-first order, and the links from each layer to the next."""
     depth = 1 + max(layers.values())
     columns: list[dict[Key, None]] = [{} for _ in range(depth)]
     links: list[dict[tuple[Key, Key], None]] = [{} for _ in range(depth - 1)]
     for u, v in _depth_first(graph):
-        stations = _stations(u, v, layers, shared) if u else [v]
+        if (u, v) in apart:
+            columns[layers[u]].setdefault(u)
+            continue
+        stations = _stations(u, v, layers, shared, apart) if u else [v]
         for layer, key in enumerate(stations, layers[u or v]):
             columns[layer].setdefault(key)
         for step, link in enumerate(pairwise(stations)):

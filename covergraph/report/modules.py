@@ -14,8 +14,8 @@ from covergraph.report.layout import Arrangement
 LEVELS = 3
 """Frames within frames; more would hide the nodes."""
 
-REACH = 0.95
-"""Heights of a layout that are nearer than this belong to nodes that overlap."""
+REACH, THIN = 0.95, 0.37
+"""Heights of a layout that are nearer than this belong to nodes that overlap; how much nearer lines may be to nodes."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,27 @@ class Module:
 
 
 def framed(graph: ComputationGraph, plan: Arrangement) -> tuple[Module, ...]:
-    """The modules that are framed, the outer before the inner ones."""
+    """The modules that are framed, the outer before the inner ones.
+
+    A module that fills no rectangle has a frame around what depends on its first node, if that fills one.
+    """
     chosen: list[Module] = []
     for module in sorted(_calls(graph, plan), key=lambda m: len(m.members)):
-        inner = [other.level for other in chosen if module.holds(other)]
-        crossed = any(not module.holds(other) and module.meets(other) for other in chosen)
-        level = 1 + max(inner, default=-1)
-        if level < LEVELS and not crossed and not _foreign(module, plan):
-            chosen.append(replace(module, level=level))
-    return tuple(reversed(chosen))
+        for part in (module, _main(module, graph, plan)):
+            inner = [other.level for other in chosen if part.holds(other)]
+            crossed = any(not part.holds(other) and part.meets(other) for other in chosen)
+            level = 1 + max(inner, default=-1)
+            if len(part.members) > 1 and level < LEVELS and not crossed and not _foreign(part, plan):
+                chosen.append(replace(part, level=level))
+                break
+    return tuple(sorted(chosen, key=lambda m: -len(m.members)))
+
+
+def _main(module: Module, graph: ComputationGraph, plan: Arrangement) -> Module:
+    """The nodes that depend on the module's first node; what it does with a second input, as a mask, stands aside."""
+    own = graph.digraph.subgraph(module.members)
+    first = next(node.name for node in graph.nodes if node.name in module.members)
+    return _module(module.path, frozenset({first, *nx.descendants(own, first)}), plan)
 
 
 def _calls(graph: ComputationGraph, plan: Arrangement) -> Iterator[Module]:
@@ -77,8 +89,9 @@ def _module(path: str, members: frozenset[str], plan: Arrangement) -> Module:
     places = [plan.positions[name] for name in members]
     first, last = min(x for x, _ in places), max(x for x, _ in places)
     ways = [p for (_, head), route in plan.routes.items() if head in members for p in route[1:-1] if p[0] >= first]
-    heights = [y for _, y in (*places, *ways)]
-    return Module(path, members, (int(first), int(last)), (min(heights), max(heights)))
+    low = min([y for _, y in places] + [y + THIN for _, y in ways])
+    high = max([y for _, y in places] + [y - THIN for _, y in ways])
+    return Module(path, members, (int(first), int(last)), (low, high))
 
 
 def _foreign(module: Module, plan: Arrangement) -> bool:

@@ -41,7 +41,7 @@ TOTAL = Style("total derivative D", "hexagon", "#dccbe8")
 INDICATOR = Style("soft indicator", "ellipse", "#fff3b0")
 LOSS = Style("loss", "box", "#f4b6b6")
 SINK = Style("sink: augmented loss", "ellipse", "#f08080")
-MARKED = "#c0392b"
+MARKED, OUTPUT = "#c0392b", "#222222"
 
 STYLES: tuple[tuple[tuple[type[op.Operation], ...], Style], ...] = (
     ((op.Input, aug.Label), INPUT),
@@ -126,16 +126,25 @@ def _titles(node: Node, module: str) -> tuple[str, str]:
         return shortened(_within(node.operation.name, module)), f"{len(node.operation.nodes)} nodes, "
     name, label = _within(node.name, module), node.operation.label
     known = name.split(".")[-1].rstrip("0123456789").rstrip("_") == label.rstrip("0123456789")
-    return shortened(name), "" if known else f"{shortened(label)} "
+    return shortened(name), "" if known else f"{_without_middle(label)} "
 
 
 def _within(name: str, module: str) -> str:
-    """The name without the module's path; what would begin with a number keeps the path's last part."""
-    inner = name.removeprefix(f"{module}.")
-    return f"{module.split('.')[-1]}.{inner}" if inner != name and inner[:1].isdigit() else inner
+    """The name without the module's path."""
+    return name.removeprefix(f"{module}.")
+
+
+def _without_middle(label: str) -> str:
+    label = label.replace("$", "")
+    return label if len(label) <= LONGEST_NAME else f"{label[:10]}…{label[11 - LONGEST_NAME :]}"
 
 
 def shortened(name: str) -> str:
-    """A long name without its middle; a dollar sign would begin a formula."""
+    """The end of a long name, from a dot on if there is one; a dollar sign would begin a formula."""
     name = name.replace("$", "")
-    return name if len(name) <= LONGEST_NAME else f"{name[:10]}…{name[11 - LONGEST_NAME:]}"
+    if len(name) <= LONGEST_NAME:
+        return name
+    end = name[1 - LONGEST_NAME :]
+    parts = name.split(".")
+    ends = [".".join(parts[i:]) for i in range(1, len(parts))]
+    return "…" + next((other for other in ends if len(other) < LONGEST_NAME), end)

@@ -27,6 +27,21 @@ def slot_smoothness(operation: op.Operation) -> Slots:
     )
 
 
+@slot_smoothness.register
+def _(operation: op.Composite) -> Slots:
+    raise UnsupportedOperationError(
+        f"rules: {operation.label!r} is a block of a coarsened graph; derive bounds on the graph before coarsening"
+    )
+
+
+@slot_smoothness.register
+def _(operation: op.Affine) -> Slots:
+    raise UnsupportedOperationError(
+        f"rules: no derivative-Lipschitz rule yet for {operation.label!r} (BatchNorm in eval mode, the affine part of a "
+        "norm, an added embedding or a constant mask)"
+    )
+
+
 @slot_smoothness.register(op.Input)
 @slot_smoothness.register(op.Linear)
 @slot_smoothness.register(op.Convolution)

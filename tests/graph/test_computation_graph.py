@@ -131,7 +131,7 @@ def test_the_text_shows_constants_and_integers() -> None:
     assert ComputationGraph(nodes, "m", weights=weights).text().splitlines() == [
         "tokens = input() : 5 integer",
         "e = embedding(tokens) : 5x3 {weight=table} @ emb",
-        "m = mix(e) : 5x4 {weight=fixed}",
+        "m = mix(e; axis 1) : 5x4 [weight=fixed]",
         "return m",
     ]
 

@@ -90,8 +90,8 @@ def test_a_chain_becomes_one_node_with_its_operations_in_its_label() -> None:
     merged = merge_chains(image_chain())
     assert merged.text().splitlines() == [
         "x = input() : 1x5x5",
-        "conv = conv2d(x) : 2x4x4 {weight=conv.weight} @ body.conv",
-        "flat = relu·maxpool2d·reshape(conv) : 8 @ body",
+        "conv = conv2d(x; 2x2) : 2x4x4 {weight=conv.weight} @ body.conv",
+        "flat = relu·maxpool2d·reshape(conv; 3 nodes) : 8 @ body",
         "fc = linear(flat) : 3 {weight=fc.weight}",
         "tanh = tanh(fc) : 3",
         "sum = add(tanh, fc) : 3",
@@ -142,7 +142,7 @@ def test_blocks_become_single_nodes_that_list_their_parameters() -> None:
     coarse = coarsen(residual_blocks(), ["stage.*"])
     assert coarse.text().splitlines() == [
         "x = input() : 3",
-        "stage.0.add = stage.0(x) : 3 {stage.0.fc.weight=stage.0.fc.weight, stage.0.fc.bias=stage.0.fc.bias} @ stage.0",
+        "stage.0.add = stage.0(x; 3 nodes) : 3 {stage.0.fc.weight=stage.0.fc.weight, stage.0.fc.bias=stage.0.fc.bias} @ stage.0",
         "stage.1.add = stage.1(stage.0.add) : 3 "
         "{stage.1.fc.weight=stage.1.fc.weight, stage.1.fc.bias=stage.1.fc.bias} @ stage.1",
         "head = linear(stage.1.add) : 2 {weight=head.weight, bias=head.bias} @ head",

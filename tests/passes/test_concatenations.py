@@ -27,7 +27,7 @@ def test_a_roll_is_one_map() -> None:
     """torch.roll is written as two slices in the other order."""
     rows = halves((3, 4), (0, 3))
     after = prune(join_concatenations(rows.graph("y")))
-    assert after.text() == "x = input() : 2x4\ncat = pick(x) : 2x4\ny = tanh(cat) : 2x4\nreturn y"
+    assert after.text() == "x = input() : 2x4\ncat = pick(x; axis 1 [3 0 1 2]) : 2x4\ny = tanh(cat) : 2x4\nreturn y"
     assert after["cat"].operation == op.Rearrange((Pick(1, (3, 0, 1, 2)),))
     rows.assert_same(after, "y")
 
@@ -76,7 +76,7 @@ def test_a_concatenation_of_concatenations_is_flat() -> None:
     rows = nested(shared=False)
     after = prune(join_concatenations(rows.graph("cat")))
     assert after.text() == (
-        "x = input() : 2x2\ny = input() : 2x2\nz = input() : 2x2\ncat = concat(x, y, z) : 2x6\nreturn cat"
+        "x = input() : 2x2\ny = input() : 2x2\nz = input() : 2x2\ncat = concat(x, y, z; axis 1) : 2x6\nreturn cat"
     )
     rows.assert_same(after, "cat")
 

@@ -43,7 +43,7 @@ def test_rms_norm(divide: bool) -> None:
     """Six nodes of a transformer's RMS norm are one."""
     rows = rms(divide=divide)
     after = prune(recognize_norms(rows.graph("y")))
-    assert after.text() == "x = input() : 4x6\ny = rms_normalize(x) : 4x6\nreturn y"
+    assert after.text() == "x = input() : 4x6\ny = rms_normalize(x; groups of 6, eps 1e-06) : 4x6\nreturn y"
     assert after["y"].operation == op.Normalize(6, EPS, center=False)
     rows.assert_same(after, "y")
 
@@ -69,9 +69,9 @@ def test_a_norm_over_channels_stands_between_permutations() -> None:
     after = prune(recognize_norms(rows.graph("y")))
     assert after.text() == (
         "x = input() : 3x2x4\n"
-        "y.permute = permute(x) : 2x4x3\n"
-        "y.normalize = rms_normalize(y.permute) : 2x4x3\n"
-        "y = permute(y.normalize) : 3x2x4\n"
+        "y.permute = permute(x; permute 1 2 0) : 2x4x3\n"
+        "y.normalize = rms_normalize(y.permute; groups of 3, eps 1e-06) : 2x4x3\n"
+        "y = permute(y.normalize; permute 2 0 1) : 3x2x4\n"
         "return y"
     )
     assert after["y"].operation == op.Rearrange((Permute((2, 0, 1)),))
@@ -103,7 +103,7 @@ def test_layer_norm() -> None:
     """x minus its mean, over the root of its mean square."""
     rows = centered()
     after = prune(recognize_norms(rows.graph("y")))
-    assert after.text() == "x = input() : 4x4\ny = normalize(x) : 4x4\nreturn y"
+    assert after.text() == "x = input() : 4x4\ny = normalize(x; groups of 4, eps 1e-06) : 4x4\nreturn y"
     assert after["y"].operation == op.Normalize(4, EPS, center=True)
     rows.assert_same(after, "y")
 

@@ -48,8 +48,8 @@ def test_a_block_as_text() -> None:
     assert after.text() == (
         "x = input() : 2x3x4\n"
         "f0 = linear(x) : 2x3x8 {weight=f0.weight, bias=plus0.shift}\n"
-        "h00 = slice(f0) : 2x3x4\n"
-        "h10 = slice(f0) : 2x3x4\n"
+        "h00 = slice(f0; axis 2 [0:4]) : 2x3x4\n"
+        "h10 = slice(f0; axis 2 [4:8]) : 2x3x4\n"
         "t0 = tanh(h00) : 2x3x4\n"
         "y0 = product(t0, h10) : 2x3x4\n"
         "return y0"

@@ -27,7 +27,7 @@ def test_the_pool_comes_first() -> None:
     rows = pooled(RELU)
     after = pool_before_relu(rows.graph("pool"))
     assert after.text() == (
-        "x = input() : 2x4x4\npool = maxpool2d(x) : 2x3x3\nact = relu(pool) : 2x3x3\nreturn act"
+        "x = input() : 2x4x4\npool = maxpool2d(x; 2x2, stride 2, padding 1, ceil) : 2x3x3\nact = relu(pool) : 2x3x3\nreturn act"
     )
     rows.assert_same(after, "pool")
 
@@ -39,8 +39,8 @@ def test_relu_passes_two_pools() -> None:
     after = pool_before_relu(rows.graph("y"))
     assert after.text() == (
         "x = input() : 2x4x4\n"
-        "pool = maxpool2d(x) : 2x3x3\n"
-        "second = maxpool2d(pool) : 2x2x2\n"
+        "pool = maxpool2d(x; 2x2, stride 2, padding 1, ceil) : 2x3x3\n"
+        "second = maxpool2d(pool; 2x2, stride 2, padding 1, ceil) : 2x2x2\n"
         "act = relu(second) : 2x2x2\n"
         "y = tanh(act) : 2x2x2\n"
         "return y"

@@ -47,9 +47,9 @@ def test_a_whole_branch_is_lifted() -> None:
         "t = tanh(f) : 2x3x5\n"
         "s = shift(t) : 2x3x5 {shift=s.shift}\n"
         "p = product(s, f) : 2x3x5\n"
-        "n = normalize(p) : 2x3x5\n"
-        "q = softmax(n) : 2x3x5\n"
-        "y = permute(q) : 3x2x5\n"
+        "n = normalize(p; groups of 5, eps 1e-05) : 2x3x5\n"
+        "q = softmax(n; axis 2) : 2x3x5\n"
+        "y = permute(q; permute 1 0 2) : 3x2x5\n"
         "return y"
     )
 

@@ -32,10 +32,10 @@ def test_maps_with_several_users_are_composed_into_each() -> None:
     after = prune(compose_rearrangements(rows.graph("y")))
     assert after.text() == (
         "x = input() : 5x12\n"
-        "q = rearrange(x) : 2x5x2\n"
-        "k = rearrange(x) : 2x5x2\n"
+        "q = rearrange(x; view 5x6x2, axis 1 [0:2], permute 1 0 2) : 2x5x2\n"
+        "k = rearrange(x; view 5x6x2, axis 1 [2:4], permute 1 0 2) : 2x5x2\n"
         "sum = add(q, k) : 2x5x2\n"
-        "y = permute(sum) : 5x4\n"
+        "y = permute(sum; permute 1 0 2, view 5x4) : 5x4\n"
         "return y"
     )
     assert after["k"].operation == op.Rearrange((View((5, 6, 2)), Slice(1, 2, 4), Permute((1, 0, 2))))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from collections.abc import Sequence
+from itertools import combinations, pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.path import Path as DrawnPath
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -29,12 +31,14 @@ from covergraph.graph.node import Node
 from covergraph.passes.augment import augment
 from covergraph.passes.coarsen import coarsen
 from covergraph.report import styles
-from covergraph.report.canvas import HEIGHT, page
+from covergraph.report.canvas import Segment, page
 from covergraph.report.columns import cut
-from covergraph.report.drawing import draw, fitting, layout, size_of, text_width
+from covergraph.report.drawing import draw, layout, size_of
+from covergraph.report.grid import HEIGHT
 from covergraph.report.layout import NODE_GAP, arrange, crossings, spaced
+from covergraph.report.lettering import fitting, text_width
 from covergraph.report.modules import framed
-from covergraph.report.styles import FIXED, STYLES, label_of, style_of
+from covergraph.report.styles import FIXED, STYLES, label_of, shortened, style_of
 
 GOLDEN = Path(__file__).parent / "golden" / "figure2.txt"
 
@@ -261,7 +265,34 @@ def boxes_of(graph: ComputationGraph) -> tuple[Axes, dict[str, Bbox]]:
     return ax, found
 
 
+def lines(ax: Axes) -> list[DrawnPath]:
+    """The paths of the edges as they are drawn, without what the tip of the arrow covers."""
+    arrows = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
+    return [arrow._path_original for arrow in arrows]  # type: ignore[attr-defined]
+
+
+def unet(levels: int = 3) -> ComputationGraph:
+    """Downwards by pools, upwards again, each level with a skip connection that is concatenated."""
+    nodes = [Node("x", op.Input(), (), (2, 8, 8))]
+
+    def follow(name: str, *others: str, operation: op.Operation) -> None:
+        inputs = (*others, nodes[-1].name)
+        nodes.append(Node(name, operation, inputs, (2, 8, 8), origin=name.split(".")[0]))
+
+    for i in range(levels):
+        for j in range(2):
+            follow(f"down{i}.{j}", operation=op.Elementwise(TANH))
+        follow(f"pool{i}", operation=op.Elementwise(TANH))
+    for i in reversed(range(levels)):
+        follow(f"grow{i}", operation=op.Elementwise(TANH))
+        follow(f"cat{i}", f"down{i}.1", operation=op.Add())
+        for j in range(2):
+            follow(f"up{i}.{j}", operation=op.Elementwise(TANH))
+    return ComputationGraph(nodes, nodes[-1].name)
+
+
 PICTURES = {
+    "unet": unet,
     "residual": residual_stages,
     "encoder": encoder_block,
     "coarse": lambda: coarsen(residual_stages(), "layer*.*"),
@@ -297,16 +328,108 @@ def test_all_is_on_the_page_and_every_edge_ends_at_its_nodes(name: str) -> None:
     for patch in ax.patches:
         box = patch.get_path().transformed(patch.get_patch_transform()).get_extents()
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height
-    ends = {tuple(np.round(arrow._path_original.vertices[[0, -1]].ravel(), 6)) for arrow in arrows}  # type: ignore[attr-defined]
-    sides = {
-        tuple(np.round([boxes[u].x1, sum(boxes[u].intervaly) / 2, boxes[v].x0, sum(boxes[v].intervaly) / 2], 6))
-        for u, v in edges
-    }
-    below = {
-        tuple(np.round([sum(boxes[u].intervalx) / 2, boxes[u].y0, sum(boxes[v].intervalx) / 2, boxes[v].y1], 6))
-        for u, v in edges
-    }
-    assert ends in (sides, below)
+    ends = np.array([line.vertices[[0, -1]] for line in lines(ax)])
+    tails, heads = ([boxes[edge[i]] for edge in edges] for i in (0, 1))
+    middles = np.array([[(a.y0 + a.y1) / 2, (b.y0 + b.y1) / 2] for a, b in zip(tails, heads, strict=True)])
+    sides = np.array([[a.x1, b.x0] for a, b in zip(tails, heads, strict=True)])
+    borders = np.array([[a.y0, b.y1] for a, b in zip(tails, heads, strict=True)])
+    inside = [a.x0 < x < a.x1 and b.x0 < z < b.x1 for (x, z), a, b in zip(ends[..., 0], tails, heads, strict=True)]
+    sideways = np.allclose(ends[..., 0], sides) and np.allclose(ends[..., 1], middles)
+    assert sideways or (np.allclose(ends[..., 1], borders) and all(inside))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_edge_crosses_the_title_of_a_frame(name: str) -> None:
+    (ax,) = draw(PICTURES[name]()).axes
+    titles = [text for text in ax.texts if text.get_zorder() == 2.5]
+    assert len(titles) > 1 or name in ("chain", "branching")
+    paths = [line.to_polygons(closed_only=False)[0] for line in lines(ax)]
+    points = np.concatenate([np.linspace(a, b, 40) for path in paths for a, b in pairwise(path)])
+    for title, text in zip(extents(ax, titles), titles, strict=True):
+        crossed = (points > [title.x0, title.y0]) & (points < [title.x1, title.y1])
+        assert not crossed.all(axis=1).any(), text.get_text()
+
+
+Piece = tuple[int, float, float, float]
+
+
+def straight_pieces(line: Sequence[Segment]) -> list[Piece]:
+    """The parts along an axis: the axis, the other coordinate, and from where to where."""
+    found = []
+    for a, b in (piece for segment in line for piece in pairwise(segment)):
+        for axis in (0, 1):
+            if abs(a[1 - axis] - b[1 - axis]) < 1e-9 < abs(a[axis] - b[axis]):
+                found.append((axis, a[1 - axis], min(a[axis], b[axis]), max(a[axis], b[axis])))
+    return found
+
+
+def shared_length(one: Sequence[Segment], other: Sequence[Segment]) -> float:
+    """How far two lines run on each other, or nearer than 0.05 inches."""
+    pairs = product(straight_pieces(one), straight_pieces(other))
+    return sum(
+        max(0.0, min(end, stop) - max(begin, start))
+        for (axis, across, begin, end), (direction, along, start, stop) in pairs
+        if axis == direction and abs(across - along) < 0.05
+    )
+
+
+@pytest.mark.parametrize("breaks", [(), (8,), (5, 9, 14), (6, 13, 17, 21)])
+def test_skip_connections_have_lines_of_their_own(breaks: tuple[int, ...]) -> None:
+    graph = unet()
+    plan = arrange(graph, breaks)
+    columns = tuple(range(a, b) for a, b in pairwise([0, *breaks, len(plan.columns)]))
+    placement = page(plan, framed(graph, plan), 2.0, columns)
+    assert set(placement.edges) == {(u, node.name) for node in graph.nodes for u in node.predecessors}
+    for one, other in combinations(placement.edges.values(), 2):
+        assert shared_length(one, other) == 0
+    ends = {edge: line[-1][-1][0] for edge, line in placement.edges.items()}
+    starts = {edge: line[0][0][0] for edge, line in placement.edges.items()}
+    for i in range(3):
+        assert abs(ends[f"down{i}.1", f"cat{i}"] - ends[f"grow{i}", f"cat{i}"]) > 0.2
+        assert abs(starts[f"down{i}.1", f"cat{i}"] - starts[f"down{i}.1", f"pool{i}"]) > 0.2
+
+
+def test_lines_of_the_right_length_are_found_to_be_shared() -> None:
+    one, other = (((0.0, 0.0), (0.0, 2.0), (3.0, 2.0)),), (((0.01, 1.0), (0.01, 4.0)),)
+    assert shared_length(one, other) == 1.0
+    assert shared_length(one, (((0.5, 1.0), (0.5, 4.0)),)) == 0
+
+
+def test_the_output_has_a_thick_border_and_an_entry_in_the_legend(augmented: AugmentedGraph) -> None:
+    graph = residual_stages(1)
+    ax, boxes = boxes_of(graph)
+    (rim,) = (patch for patch in ax.patches if patch.get_zorder() == 2.9)
+    assert rim.get_linewidth() > 2
+    box = rim.get_path().transformed(rim.get_patch_transform()).get_extents()
+    assert np.allclose(box.get_points(), boxes["fc"].get_points())
+    for shown, entries in ((graph, 1), (augmented, 0)):
+        legend = draw(shown).axes[0].get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()].count("output") == entries
+
+
+def test_what_a_module_does_with_a_second_input_stands_beside_its_frame() -> None:
+    nodes = [
+        Node("x", op.Input(), (), (2,)),
+        Node("mask", op.Input(), (), (2,)),
+        unary("m.a", TANH, "x", (2,)),
+        unary("other", TANH, "mask", (2,)),
+        *(unary(f"m.{name}", TANH, "m.a", (2,)) for name in "qkv"),
+        unary("m.shift", TANH, "other", (2,)),
+        Node("m.sum", op.Add(), ("m.q", "m.k", "m.v", "m.shift"), (2,)),
+    ]
+    placed = [Node(n.name, n.operation, n.inputs, n.shape, origin="m" if n.name[:2] == "m." else "") for n in nodes]
+    graph = ComputationGraph(placed, "m.sum")
+    (module,) = framed(graph, arrange(graph))
+    assert module.members == {"m.a", "m.q", "m.k", "m.v", "m.sum"}
+    texts = {text.get_text().split("\n")[0] for text in draw(graph).axes[0].texts}
+    assert {"m", "a", "q", "k", "v", "sum", "m.shift"} <= texts
+
+
+def test_long_names_keep_their_end() -> None:
+    assert shortened("transformer.h.0.attn.rearrange_2") == "…h.0.attn.rearrange_2"
+    assert shortened("attn.rearrange_2") == "attn.rearrange_2"
+    assert shortened("a" * 30 + "end") == "…" + "a" * 22 + "end"
 
 
 def test_frames_hold_exactly_the_nodes_of_their_modules() -> None:
@@ -344,14 +467,14 @@ def test_a_module_with_foreign_nodes_between_its_own_has_no_frame() -> None:
     assert framed(graph, arrange(graph)) == ()
 
 
-def test_labels_in_a_frame_leave_out_its_path_and_keep_numbers_readable() -> None:
+def test_labels_in_a_frame_leave_out_its_path() -> None:
     graph = residual_stages()
     (ax,) = draw(graph).axes
     texts = [text.get_text().split("\n")[0] for text in ax.texts]
-    assert {"conv1", "bn2", "downsample.0", "add", "fc", "layer1", "layer2.1"} <= set(texts)
+    assert {"conv1", "bn2", "0", "add", "fc", "layer1", "layer2.1"} <= set(texts)
     coarse = coarsen(graph, "layer*.*")
     labels = [text.get_text().split("\n") for text in draw(coarse).axes[0].texts]
-    assert ["layer3.0", "$h_{5}$: 9 nodes, 8×4×4"] in labels
+    assert ["0", "$h_{5}$: 9 nodes, 8×4×4"] in labels
 
 
 def test_long_graphs_run_in_columns() -> None:
