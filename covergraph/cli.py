@@ -35,6 +35,7 @@ from covergraph.report.write import Report, write_report
 from covergraph.tracers import as_module, trace_report
 
 BATCH = 256
+FORMATS = ("png", "pdf", "svg")
 LEGEND = """κ̃h[v], κ̃J[v]: how much the augmented loss reacts to node v and to its Jacobian (Theorem 2).
 Nodes have the positions of the graph above, from 0; κ̄[w←a] is 2 κ[w←a] on the pairs of P,
 1 if w = a, 0 if a does not reach w; ϱ = 1/κ on P and ς = 1/s on S, else 0; τ̄ is the largest
@@ -141,7 +142,9 @@ def report(
 @app.command("trace")
 def trace_command(
     model: Annotated[str, typer.Argument(help="package.module:factory, which returns a model; or FILE.pt2")],
-    data: Annotated[str, typer.Option(help="digits, or an .npz file with the arrays x and y.")] = "digits",
+    data: Annotated[
+        str, typer.Option(help="digits (images 1 x 8 x 8), or an .npz file whose arrays are the inputs, but for y.")
+    ] = "digits",
     weights: Annotated[Path | None, typer.Option(help="State dict that torch.save wrote.")] = None,
     output: Annotated[str | None, typer.Option(help="Which output, if there are several.")] = None,
     block: Annotated[list[str] | None, typer.Option(help="Module path to show as one node; may be repeated.")] = None,
@@ -150,8 +153,10 @@ def trace_command(
 ) -> None:
     """Show the computational graph of a network of your own, and how it was traced."""
     console = _console()
+    if picture is not None and picture.suffix.lstrip(".") not in FORMATS:
+        raise typer.BadParameter(f"the picture is {str(picture)!r}, expected a name that ends in {', '.join(FORMATS)}")
     network, _ = load_model(model, weights)
-    example = load_sample(data)[:2][0]
+    example = load_example(data)
     with _readable_errors():
         traced = trace_report(network, example, output=output)
         graph = coarsen(traced.graph, block) if block else traced.graph
@@ -180,6 +185,8 @@ def load_model(source: str, weights: Path | None) -> tuple[nn.Module, nn.Module 
 
 
 def _load_exported(path: Path) -> nn.Module:
+    if not path.is_file():
+        raise typer.BadParameter(f"there is no file {path}")
     try:
         return as_module(torch.export.load(path))
     except Exception as reason:  # torch raises many types here
@@ -211,6 +218,20 @@ def load_sample(source: str) -> TensorDataset:
     if len(x) != len(y):
         raise typer.BadParameter(f"the data {source!r} have {len(x)} inputs and {len(y)} labels, expected as many")
     return TensorDataset(x.float() if x.is_floating_point() else x, y)
+
+
+def load_example(source: str) -> tuple[torch.Tensor, ...]:
+    """Two digits, or the first two rows of every array but y of an .npz file. Raises `typer.BadParameter`."""
+    if source == "digits":
+        return (load_digits()[0][:2][0],)
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            inputs = tuple(torch.as_tensor(arrays[name][:2]) for name in arrays.files if name != "y")
+    except (OSError, ValueError, TypeError, IndexError) as reason:
+        raise typer.BadParameter(f"the data are {source!r} ({reason}), expected 'digits' or an .npz file") from None
+    if not inputs:
+        raise typer.BadParameter(f"the data {source!r} have no array but y, expected the inputs of the model")
+    return tuple(x.float() if x.is_floating_point() else x for x in inputs)
 
 
 def _console() -> Console:

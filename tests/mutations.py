@@ -126,6 +126,7 @@ ABSENT_PAIRS = (
 )
 
 RAMP = "2 - values * (1 + allowance) / threshold"
+CONV_COUNT = "// rows),\n        count=2 *"
 SLOPE = "(2 - value / threshold).clamp(0, 1)"
 FACTORS = "factors = tuple(node.name for node in (loss, *norms, *pairs))"
 RULES = (
@@ -141,7 +142,7 @@ RULES = (
     _row("J of x * x with one slot", "graph/curved_rules.py", "stack(terms).sum(0)", "stack(terms)[0]", AUGMENTED),
     _row("margin loss: slope / 2", LOSSES, "sympy.sqrt(2)) / GAMMA", "1 / sympy.sqrt(2)) / GAMMA", SEQUENTIAL),
     _row("linear: count of the cover / 2", COVER, "[:-1]),\n        count=2 *", "[:-1]),\n        count=1 *", ENTROPY),
-    _row("conv: count of the cover / 2", COVER, "// rows),\n        count=2 *", "// rows),\n        count=1 *", ENTROPY),
+    _row("conv: count of the cover / 2", COVER, CONV_COUNT, CONV_COUNT.replace("count=2", "count=1"), ENTROPY),
     _row("conv: overlap without gcd", COVER, "-(-k * math.gcd(s, d) // s)", "-(-k // s)", OVERLAP),
     _row("soft indicator: slope / 2", GRAPH, SLOPE, "(1.5 - value / threshold / 2).clamp(0, 1)", AUGMENTED),
     _row("certificate's indicator: slope / 2", CERTIFY, RAMP, RAMP.replace("2 - ", "1.5 - 0.5 * "), AUGMENTED),

@@ -28,6 +28,17 @@ def pair():
 def relu():
     return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
 
+class Double(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
+
+    def forward(self, image, bias):
+        return {"sum": self.body(image) + bias, "body": self.body(image)}
+
+def double():
+    return Double()
+
 def nothing():
     return 3
 """
@@ -41,9 +52,11 @@ def invoke(*arguments: object) -> Any:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with models and data, on the path of imports."""
     (tmp_path / "own_networks.py").write_text(FACTORIES)
+    (tmp_path / "own_networks.pt2").write_text("no archive")
     generator = np.random.default_rng(0)
     x = generator.normal(size=(30, 6))
     np.savez(tmp_path / "data.npz", x=x, y=generator.integers(0, 3, 30))
+    np.savez(tmp_path / "two.npz", image=x, bias=x[:, :3])
     np.savez(tmp_path / "labels.npz", x=x, y=np.full(30, 7))
     np.savez(tmp_path / "short.npz", x=x, y=np.zeros(29, dtype=int))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -127,6 +140,33 @@ def test_report_of_an_exported_program(folder: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+def test_trace_shows_the_graph_and_draws_it(folder: Path) -> None:
+    """A network without rules for bounds, too; coarse where a block is named."""
+    result = invoke("trace", "own_networks:relu", "--data", "data.npz", "--picture", "graph.png")
+    assert result.exit_code == 0, result.output
+    assert "1 = relu(0) : 5 @ 1\n2 = linear(1) : 3 {weight=2.weight, bias=2.bias} @ 2\nreturn 2" in result.output
+    assert "traced by export: 3 torch calls -> 4 nodes" in result.output
+    assert (folder / "graph.png").stat().st_size > 1000
+    merged = invoke("trace", "own_networks:double", "--data", "two.npz", "--block", "body", "--output", "sum")
+    assert merged.exit_code == 0, merged.output
+    assert "body(image; 2 nodes) : 3" in merged.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["own_networks:relu", "--picture", "a.xyz"], "ends in png, pdf, svg"),
+        (["own_networks:relu", "--data", "missing.npz"], "expected 'digits' or an .npz file"),
+        (["missing.pt2"], "there is no file"),
+        (["own_networks:relu"], "fails on the example"),
+    ],
+)
+def test_trace_says_what_is_wrong(folder: Path, arguments: list[str], message: str) -> None:
+    result = invoke("trace", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
 def test_samples_keep_integers_and_take_floats_in_the_models_precision(folder: Path) -> None:
     assert load_sample("data.npz").tensors[0].dtype == torch.float32
     np.savez("tokens.npz", x=np.zeros((3, 2), dtype=np.int64), y=np.zeros(3, dtype=np.int64))
@@ -141,7 +181,8 @@ def test_samples_keep_integers_and_take_floats_in_the_models_precision(folder: P
         (["own_networks:missing"], "cannot find own_networks:missing"),
         (["no_such_module:f"], "No module named"),
         (["own_networks:nothing"], "gave int, expected a torch module"),
-        (["nothing.pt2"], "no file of torch.export.save"),
+        (["nothing.pt2"], "there is no file nothing.pt2"),
+        (["own_networks.pt2"], "no file of torch.export.save"),
         (["own_networks:plain", "--data", "nothing.npz"], "expected 'digits' or an .npz file"),
         (["own_networks:plain", "--data", "short.npz"], "30 inputs and 29 labels"),
         (["own_networks:plain", "--data", "data.npz", "--mode", "fast"], "expected one of minimal, paper"),

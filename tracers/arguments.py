@@ -36,7 +36,7 @@ class Arguments:
         except TypeError as error:
             raise TracingError(
                 f"{type(model).__name__}: the example does not fit forward{signature}: {error}; pass a "
-                "tensor, or a tuple of the positional arguments and a dict of the others"
+                "tensor, or a tuple of the positional arguments, and kwargs={...} for the others"
             ) from None
         found, spec = pytree.tree_flatten_with_path(dict(bound.arguments))
         arguments = Arguments(

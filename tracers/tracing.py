@@ -175,8 +175,9 @@ def _prepare(model: nn.Module, given: Arguments, output: int | str | None) -> tu
         result = run_model(model, arguments)
     except Exception as error:
         program = isinstance(model, fx.GraphModule)
+        shapes = {path: tuple(tensor.shape) for path, tensor in given.tensors.items()}
         raise TracingError(
-            f"{type(model).__name__}: the model fails on the example ({first_line(error)}); pass the "
+            f"{type(model).__name__}: the model fails on the example {shapes} ({first_line(error)}); pass the "
             f"arguments that forward expects{', and export with a dynamic batch' if program else ''}"
         ) from error
     return arguments, choose_output(result, output)

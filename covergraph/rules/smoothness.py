@@ -37,8 +37,8 @@ def _(operation: op.Composite) -> Slots:
 @slot_smoothness.register
 def _(operation: op.Affine) -> Slots:
     raise UnsupportedOperationError(
-        f"rules: no derivative-Lipschitz rule yet for {operation.label!r} (BatchNorm in eval mode, the affine part of a "
-        "norm, an added embedding or a constant mask)"
+        f"rules: no derivative-Lipschitz rule yet for {operation.label!r} (BatchNorm in eval mode, the affine part of "
+        "a norm, an added embedding or a constant mask)"
     )
 
 

@@ -142,8 +142,9 @@ def test_blocks_become_single_nodes_that_list_their_parameters() -> None:
     coarse = coarsen(residual_blocks(), ["stage.*"])
     assert coarse.text().splitlines() == [
         "x = input() : 3",
-        "stage.0.add = stage.0(x; 3 nodes) : 3 {stage.0.fc.weight=stage.0.fc.weight, stage.0.fc.bias=stage.0.fc.bias} @ stage.0",
-        "stage.1.add = stage.1(stage.0.add) : 3 "
+        "stage.0.add = stage.0(x; 3 nodes) : 3 "
+        "{stage.0.fc.weight=stage.0.fc.weight, stage.0.fc.bias=stage.0.fc.bias} @ stage.0",
+        "stage.1.add = stage.1(stage.0.add; 3 nodes) : 3 "
         "{stage.1.fc.weight=stage.1.fc.weight, stage.1.fc.bias=stage.1.fc.bias} @ stage.1",
         "head = linear(stage.1.add) : 2 {weight=head.weight, bias=head.bias} @ head",
         "return head",

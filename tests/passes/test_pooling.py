@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sympy
 import torch
 from rewrites import Rows
@@ -27,7 +28,10 @@ def test_the_pool_comes_first() -> None:
     rows = pooled(RELU)
     after = pool_before_relu(rows.graph("pool"))
     assert after.text() == (
-        "x = input() : 2x4x4\npool = maxpool2d(x; 2x2, stride 2, padding 1, ceil) : 2x3x3\nact = relu(pool) : 2x3x3\nreturn act"
+        "x = input() : 2x4x4\n"
+        "pool = maxpool2d(x; 2x2, stride 2, padding 1, ceil) : 2x3x3\n"
+        "act = relu(pool) : 2x3x3\n"
+        "return act"
     )
     rows.assert_same(after, "pool")
 
@@ -73,3 +77,36 @@ def test_other_functions_stay() -> None:
     for function in (NEGATE, TANH):
         graph = pooled(function).graph("pool")
         assert pool_before_relu(graph) == graph
+
+
+def single(pool: op.MaxPool, length: int) -> Rows:
+    """relu, then a pool of a signal of three entries."""
+    rows = Rows()
+    rows.input("x", 2, 3)
+    rows.row("act", RELU, "x")
+    rows.add("pool", pool, "act", shape=(2, length))
+    return rows
+
+
+def test_windows_that_hold_padding_alone_stay() -> None:
+    """With padding and dilation: the maximum of no entry is -inf, and relu would make 0 of it."""
+    graph = single(op.MaxPool((2,), (1,), (1,), (4,)), 1).graph("pool")
+    assert pool_before_relu(graph) == graph
+
+
+@pytest.mark.parametrize(
+    ("pool", "length"),
+    [(op.MaxPool((2,), (1,), (0,), (2,)), 1), (op.MaxPool((2,), (1,), (1,), (1,)), 4)],
+    ids=["dilation", "padding"],
+)
+def test_padding_or_dilation_alone_does_no_harm(pool: op.MaxPool, length: int) -> None:
+    rows = single(pool, length)
+    after = pool_before_relu(rows.graph("pool"))
+    assert [node.name for node in after.nodes] == ["x", "pool", "act"]
+    rows.assert_same(after, "pool")
+
+
+def test_a_function_of_the_users_own_that_is_called_relu_stays() -> None:
+    rows = pooled(ScalarFunction("relu", -T, torch.neg))
+    graph = rows.graph("pool")
+    assert pool_before_relu(graph) == graph

@@ -40,7 +40,7 @@ def text(results: Results) -> str:
         *(f"## {family}\n\n{models(_of(results, [e for e in ENTRIES if e.family == family]))}" for family in families),
         f"## Not traced, by reason\n\n{reasons([r for r in _of(results, ENTRIES) if not r.faithful])}",
         f"## Must be refused\n\n{must_be_refused(_of(results, REFUSED))}",
-        f"## The five ugliest graphs\n\n{ugliest(_of(results, ENTRIES))}",
+        f"## The five ugliest graphs\n\nThose of the most calls in torch.\n\n{ugliest(_of(results, ENTRIES))}",
         f"## Operations without a record of their own\n\n{opaque(_of(results, ENTRIES))}",
     ]
     return "\n".join(parts)
