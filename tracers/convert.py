@@ -10,7 +10,7 @@ from torch import Tensor, _ops, fx
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
-from covergraph.errors import BatchMixingError, CovergraphError, TracingError
+from covergraph.errors import BatchMixingError, CovergraphError, ParameterError, TracingError
 from covergraph.graph import operations as op
 from covergraph.graph.functions import ScalarFunction
 from covergraph.graph.interpreter import state_of
@@ -56,6 +56,8 @@ def _visit(converter: Converter, node: fx.Node) -> None:
     """Convert one call; what goes wrong inside names the call."""
     try:
         converter.visit(node)
+    except ParameterError as error:  # of a function's numbers, which does not know the place
+        raise TracingError(f"{place(node)}: operation {canonical_name(node.target)!r}: {error}") from error
     except CovergraphError:
         raise
     except Exception as error:  # torch raises many types here

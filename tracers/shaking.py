@@ -24,9 +24,9 @@ def _shaken(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """The example's values; of a mask that is the same everywhere, both values."""
+    """The example's values; of booleans, and of ones everywhere, which are a mask, both values."""
     values: Tensor = torch.unique(tensor)
-    mask = len(values) == 1 and bool((values == 1).all())
+    mask = tensor.dtype == torch.bool or (len(values) == 1 and bool((values == 1).all()))
     return torch.tensor([0, 1], dtype=tensor.dtype, device=tensor.device) if mask else values
 
 

@@ -90,12 +90,15 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _call(operation: op.Call) -> str:
-    """The arguments that are no slots, and which result is taken."""
-    words = [repr(a) for a in operation.arguments if not isinstance(a, (op.Slot, tuple)) or a == ()]
-    words += [repr(a) for a in operation.arguments if isinstance(a, tuple) and not _has_slot(a) and a]
-    words += [f"{name}={value!r}" for name, value in operation.keywords if not _has_slot(value)]
+    """The arguments with $i for slot i, unless they are the slots alone; and which result is taken."""
+    given = [_written(a) for a in operation.arguments]
+    plain = ", ".join(f"${i}" for i in range(len(operation.shapes)))
+    words = [] if ", ".join(given) in (plain, f"[{plain}]") else given
+    words += [f"{name}={_written(value)}" for name, value in operation.keywords]
     return _join([*words, "" if operation.output is None else f"result {operation.output}"])
 
 
-def _has_slot(value: object) -> bool:
-    return isinstance(value, op.Slot) or (isinstance(value, tuple) and any(_has_slot(item) for item in value))
+def _written(value: object) -> str:
+    if isinstance(value, op.Slot):
+        return f"${value.position}"
+    return f"[{', '.join(map(_written, value))}]" if isinstance(value, tuple) else repr(value)

@@ -20,8 +20,8 @@ from covergraph.passes.rewriting import uses
 LARGEST = 12
 """Steps of a function at most: a formula may double with every step."""
 
-GRID = torch.cat([torch.linspace(-60, 60, 241, dtype=torch.float64), torch.tensor([1e-9, -1e-9], dtype=torch.float64)])
-"""Numbers at which every step must have a value."""
+GRID = torch.linspace(-60, 60, 241, dtype=torch.float64)
+"""Numbers, 0 among them, at which a function that is defined everywhere has a value."""
 
 KNOWN: Mapping[sympy.Expr, ScalarFunction] = {
     row.expression: row for row in (*UNARY.values(), GELU, GELU_TANH)
@@ -72,22 +72,37 @@ def _region(graph: ComputationGraph, count: Counter[str], end: Node) -> Sequence
 
 
 def _defined(region: Sequence[Node]) -> bool:
-    """True if every step has a value at every number: log(t) does not, although exp(log(t)) = t has as a formula."""
+    """True if every step has a value at every number: exp(log(t)) = t as a formula, but log(t) may have none.
+
+    A function that is not defined everywhere must have an argument that sympy knows to be positive; so must, up to the
+    sign, what a quotient divides by.
+    """
+    expressions = _expressions(list(reversed(region)))
+    return all(_step_defined(node, [expressions[u] for u in node.inputs]) for node in region)
+
+
+def _step_defined(node: Node, slots: Sequence[sympy.Expr]) -> bool:
+    if isinstance(node.operation, Divide):
+        return bool(slots[1].is_positive or slots[1].is_negative)
+    if isinstance(node.operation, Elementwise):
+        everywhere = bool(node.operation.function.evaluate(GRID).isfinite().all())
+        return everywhere or bool(slots[0].is_positive)
+    return True
+
+
+def _expressions(region: Sequence[Node]) -> dict[str, sympy.Expr]:
+    """The source and every node of the region, in order, as functions of the source's entries."""
     (source,) = {u for node in region for u in node.inputs} - {node.name for node in region}
-    values = {source: GRID}
-    for node in reversed(region):
-        values[node.name] = _value(node, [values[u] for u in node.inputs])
-    return all(bool(value.isfinite().all()) for value in values.values())
+    found: dict[str, sympy.Expr] = {source: T}
+    for node in region:
+        found[node.name] = _expression(node, [found[u] for u in node.inputs])
+    return found
 
 
 def _fused(region: Sequence[Node]) -> Node:
     """The last node as one function of the region's source."""
-    inner = {node.name for node in region}
-    (source,) = {u for node in region for u in node.inputs} - inner
-    expressions: dict[str, sympy.Expr] = {source: T}
-    for node in region:
-        expressions[node.name] = _expression(node, [expressions[u] for u in node.inputs])
-    expression = expressions[region[-1].name]
+    expressions = _expressions(region)
+    source, expression = next(iter(expressions)), expressions[region[-1].name]
     function = KNOWN.get(expression)
     if function is None:
         function = ScalarFunction(f"function({_short(expression)})", expression, _evaluation(region, source))

@@ -170,9 +170,7 @@ def test_slots_are_no_settings() -> None:
 
 
 def test_parameters_stand_in_braces_and_constants_in_brackets() -> None:
-    node = Node(
-        "y", op.Affine(True, True), ("x",), (3,), (("scale", "bn.weight"),), "bn", (("shift", "constant_0"),)
-    )
+    node = Node("y", op.Affine(True, True), ("x",), (3,), (("scale", "bn.weight"),), "bn", (("shift", "constant_0"),))
     assert node.text() == "y = scale_shift(x) : 3 {scale=bn.weight} [shift=constant_0] @ bn"
     assert replace(node, parameters=()).text() == "y = scale_shift(x) : 3 [shift=constant_0] @ bn"
     integer = Node("t", op.Constant(), (), (), constants=(("value", "c"),), kind="integer")
