@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/adding_an_op.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/adding_an_op.md", "docs/tracing.md"])
 def test_python_blocks_run(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     assert blocks, f"{page} has no python block"

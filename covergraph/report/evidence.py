@@ -104,7 +104,7 @@ def assumptions(certificate: Certificate) -> str:
     items = [
         (
             "The sample is independent, identically distributed and not augmented. Preprocessing and constants inside "
-            "the model do not depend on it.",
+            "the model (tensors that are not in its state, buffers of integers) do not depend on it.",
             f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples.",
         ),
         (
