@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from covergraph.graph.weights import operator
-from covergraph.tracers.values import Apply, State, Value
+from covergraph.tracers.values import Apply, State
 
 REAL = torch.float64
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -90,8 +90,3 @@ def widened(value: Any) -> Any:
 def _frozen(value: Any) -> Any:
     """Lists as tuples, so that terms can be compared; constants stay tensors until they get names."""
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def is_constant(value: Value) -> bool:
-    """True for a known tensor."""
-    return isinstance(value, Tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -103,8 +102,3 @@ def kind_of(dtype: torch.dtype) -> Kind:
     if dtype.is_complex:
         return "complex"
     return "float" if dtype.is_floating_point else "integer"
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    """Number of entries."""
-    return math.prod(shape)
