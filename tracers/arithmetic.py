@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -14,8 +13,6 @@ from covergraph.graph.functions import NEGATE, affine
 from covergraph.tracers import elementwise
 from covergraph.tracers.call import Call
 from covergraph.tracers.values import Data, State, sample_shape
-
-Numbers = Callable[[float], tuple[float, float]]
 
 
 def add(call: Call) -> Data:

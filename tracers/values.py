@@ -22,11 +22,6 @@ class Data:
     dtype: torch.dtype
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of the node: without the first axis, if that has length 1."""
-        return sample_shape(self.shape)
-
-    @property
     def floating(self) -> bool:
         """True for floating and complex numbers, False for integers and booleans."""
         return kind_of(self.dtype) != "integer"
@@ -52,13 +47,6 @@ class State:
     shape: tuple[int, ...]
     dtype: torch.dtype
     transposed: State | None = field(default=None, repr=False)
-
-    @property
-    def description(self) -> str:
-        """Words for messages."""
-        if isinstance(self.term, Source):
-            return f"parameter {self.term.name!r}"
-        return f"tensor that {self.term.target} computes from parameters"
 
     def program(self, constant: Callable[[Tensor], str]) -> Program:
         """The straight-line program of the term, shared parts once; `constant` names the tensors in it."""
