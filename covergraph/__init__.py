@@ -4,6 +4,7 @@ from covergraph.api import Analysis, analyze
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
+from covergraph.graph.calls import CallRule
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import ScalarFunction
 from covergraph.graph.losses import LipschitzLoss, MarginLoss
@@ -11,6 +12,7 @@ from covergraph.graph.node import Node
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
 from covergraph.passes.coarsen import blocks, coarsen, merge_chains
+from covergraph.rules.calls import register
 from covergraph.tracers import TraceReport, trace, trace_report
 from covergraph.values import Measurement, Measurements, Parameters
 
@@ -19,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Analysis",
     "Bound",
+    "CallRule",
     "Certificate",
     "ComputationGraph",
     "LipschitzLoss",
@@ -37,6 +40,7 @@ __all__ = [
     "derive",
     "measure",
     "merge_chains",
+    "register",
     "trace",
     "trace_report",
 ]

@@ -7,24 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import sympy
 import torch
+from hand_rules import condition, curved_pairs, learned_multiplier, norm_readers, prior, taubar
 from torch import Tensor
 
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.node import Node
 from covergraph.values import Pair
-
-CURVATURE = {
-    "tanh": 4 / (3 * math.sqrt(3)),
-    "softplus": 1 / 4,
-    "gelu": math.sqrt(2 / math.pi),
-    "silu": 1 / 2,
-    "elu": 1.0,
-    "sin": 1.0,
-    "cos": 1.0,
-    "offset_sine": 1 / 2,
-}
-"""sup |phi''| as the literature and pencil have it."""
 
 
 def _jacobian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
@@ -76,16 +65,16 @@ def ancestors(graph: ComputationGraph) -> dict[str, set[str]]:
     return found
 
 
-def taubar(node: Node) -> dict[Pair, float]:
-    """taubar_{x;u,u'} > 0 of x = node, by hand: curvature on the diagonal, products across their two slots."""
-    if isinstance(node.operation, op.Elementwise):
-        (u,) = node.inputs
-        constant = CURVATURE.get(node.operation.function.name, 0.0)
-        return {(u, u): constant} if constant else {}
-    if isinstance(node.operation, op.Product):
-        u, v = node.inputs
-        return {(u, u): 2.0} if u == v else {(u, v): 1.0, (v, u): 1.0}
-    return {}
+def limited(graph: ComputationGraph) -> set[str]:
+    """S_min: nodes that are read by their norm, without an a-priori bound, not functions of the sample alone."""
+    free = [node for node in graph.nodes if node.name not in graph.data_only]
+    read = {u for node in free if _varies(graph, node) for u in norm_readers(node)}
+    return {node.name for node in free if node.name in read and prior(node) is None}
+
+
+def _varies(graph: ComputationGraph, node: Node) -> bool:
+    """False for a quotient by a function of the sample: then its derivatives do not depend on the numerator."""
+    return not (isinstance(node.operation, op.Divide) and node.inputs[1] in graph.data_only)
 
 
 class Theorem2:
@@ -98,10 +87,23 @@ class Theorem2:
         tau: float,
         s: Mapping[str, float],
         kappa: Mapping[Pair, float],
+        rho: Mapping[str, float] | None = None,
+        norms: Mapping[str, float] | None = None,
     ) -> None:
+        """`rho` by conditioned node; `norms`: the largest norms of nodes that are functions of the sample."""
         self.graph, self.pairs, self.tau, self.s = graph, pairs, tau, s
+        self.rho, self.norms = rho or {}, norms or {}
         self.kappa = {pair: kappa[pair] for pair in pairs}
         self.above = ancestors(graph)
+        free = [node for node in graph.nodes if node.name not in graph.data_only]
+        self.taubar = {node.name: taubar(node, self.radius, self.rho.get(node.name, math.nan)) for node in free}
+
+    def radius(self, u: str) -> float:
+        """The largest norm of h_u where nothing has collapsed; NaN, which enters no taubar > 0, if u is not in S."""
+        if u in self.graph.data_only:
+            return self.norms[u]
+        bound = prior(self.graph[u])
+        return 2 * self.s.get(u, math.nan) if bound is None else bound
 
     def bar(self, w: str, a: str) -> float:
         if w == a:
@@ -119,10 +121,19 @@ class Theorem2:
         return total
 
     def hidden(self, v: str) -> dict[str, float]:
-        """The three terms of kappatilde_{h_v}: loss, norms, curvature."""
+        """The terms of kappatilde_{h_v}: loss, norms, conditions, curvature."""
         loss = self.tau * self.bar(self.graph.output, v) if self.tau else 0.0
         norms = sum(self.bar(w, v) / s for w, s in self.s.items() if self.between(v, w))
-        return {"loss": loss, "norms": norms, "curvature": self.curvature(v)}
+        return {"loss": loss, "norms": norms, "conditions": self.conditions(v), "curvature": self.curvature(v)}
+
+    def conditions(self, v: str) -> float:
+        """sum over c of (2 / rho_c) times the change of q_c, through every value that it reads."""
+        total = 0.0
+        for name, rho in self.rho.items():
+            for slot, slope in condition(self.graph[name]).items():
+                u = self.graph[name].inputs[slot]
+                total += 2 / rho * slope * self.bar(u, v) if self.between(v, u) else 0.0
+        return total
 
     def curvature(self, v: str) -> float:
         total = 0.0
@@ -130,7 +141,7 @@ class Theorem2:
             for node in self.graph.nodes:
                 if not self.between(node.name, w):
                     continue
-                for (u, other), constant in taubar(node).items():
+                for (u, other), constant in self.taubar.get(node.name, {}).items():
                     if self.between(a, u) and self.between(v, other):
                         change = constant * self.bar(other, v)
                         total += self.bar(w, node.name) * change * self.bar(u, a) / self.kappa[w, a]
@@ -142,7 +153,8 @@ def closed_pairs(graph: ComputationGraph, hidden: Collection[str]) -> set[Pair]:
     above = ancestors(graph)
     covered = set(graph.covered)
     found: set[Pair] = set()
-    waiting = [(w, v) for w in (graph.output, *hidden) for v in covered & above[w]]
+    read = [node.inputs[slot] for node in graph.nodes for slot in condition(node)]
+    waiting = [(w, v) for w in (graph.output, *hidden, *read) for v in covered & above[w]]
     while waiting:
         w, a = waiting.pop()
         if w == a or a not in above[w] or (w, a) in found:
@@ -151,8 +163,8 @@ def closed_pairs(graph: ComputationGraph, hidden: Collection[str]) -> set[Pair]:
         for node in graph.nodes:
             for u in dict.fromkeys(node.inputs):
                 across = (a == u or a in above[u]) and (node.name == w or node.name in above[w])
-                varying = [v for (first, v) in taubar(node) if first == u and v not in graph.data_only]
-                if across and (varying or node.name in covered):
+                varying = [v for (first, v) in curved_pairs(node) if first == u and v not in graph.data_only]
+                if across and (varying or learned_multiplier(node)):
                     waiting += [(w, node.name), (u, a)]
                     waiting += [(v, c) for v in varying for c in covered & above[v]]
     return found
@@ -165,7 +177,7 @@ class SequentialSums:
     """The closed sums of Theorem 2 on a path 0, ..., k, as they are written in the sequential case.
 
     `kappa(j1, j)` is kappa_{j1<-j}, the level of layers j, ..., j1 for j <= j1; `s[j]` for j in S; `tau[j]` is
-    taubar of layer j; `has(j1, j)` says whether the pair is in P.
+    taubar of layer j; `rho[j]` for layers with a condition on h_{j-1}; `has(j1, j)` says whether the pair is in P.
     """
 
     def __init__(
@@ -174,10 +186,12 @@ class SequentialSums:
         slope: sympy.Expr,
         s: Mapping[int, sympy.Expr],
         tau: Mapping[int, sympy.Expr],
+        rho: Mapping[int, sympy.Expr],
         kappa: Level,
         has: Callable[[int, int], bool],
     ) -> None:
         self.k, self.slope, self.s, self.tau, self.kappa, self.has = k, slope, s, tau, kappa, has
+        self.rho = rho
 
     def two(self, j1: int, j: int) -> sympy.Expr:
         """2 kappa_{j1<-j}, or 1 for the empty product."""
@@ -196,6 +210,8 @@ class SequentialSums:
         for j in range(i, self.k + 1):
             if j in self.s:
                 total += two(j, i + 1) / self.s[j]
+            if j in self.rho and j > i:
+                total += 2 / self.rho[j] * two(j - 1, i + 1)
         for j in range(1, self.k + 1):
             for j1 in range(j, self.k + 1):
                 for j2 in range(max(i + 1, j), j1 + 1):

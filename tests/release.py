@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,10 +54,11 @@ def slope(loss: Loss, outputs: int, gamma: float | None) -> float:
 
 @dataclass
 class Tally:
-    """Gradients seen, those that are not 0, and the largest ratio to its constant by dominant term."""
+    """Gradients seen, those that are not 0, the largest ratio to its constant by dominant term, trials left out."""
 
     gradients: int = 0
     active: int = 0
+    overflows: int = 0
     largest: dict[str, float] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -78,7 +80,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Trial:
-    """One cut node with its values (MEMBERS many), the values before it, labels and levels."""
+    """One cut node with its values (MEMBERS many), the values before it, labels, levels, norms of data-only nodes."""
 
     augmented: AugmentedGraph
     state: Mapping[str, Tensor]
@@ -88,12 +90,14 @@ class Trial:
     own: Tensor
     labels: Tensor
     parameters: Parameters
+    norms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def slope(self) -> float:
         base = self.augmented.base
         return slope(self.augmented.loss, base[base.output].size, self.parameters.gamma)
 
+    @cached_property
     def z(self) -> tuple[Tensor, Tensor]:
         """The values of z, and its gradients in the cut node."""
         own = self.own.clone().requires_grad_()
@@ -123,7 +127,7 @@ class Trial:
 
 def check(trial: Trial, constant: float) -> Tensor:
     """Assert that z is constant-Lipschitz at and between the trial's values; the ratios of its gradients."""
-    z, gradients = trial.z()
+    z, gradients = trial.z
     assert gradients.isfinite().all()
     norms = trial.gradient_norms(gradients)
     assert (norms <= constant * SLACK + 1e-13).all(), _message(trial, float(norms.max()), constant)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from release import Place, Trial, slope
@@ -18,9 +18,21 @@ from torch import Tensor
 from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
 from covergraph.bound.derive import derive
 from covergraph.graph.augmented import AugmentedGraph, Mode
+from covergraph.graph.function_rows import HARDSWISH, RELU
 from covergraph.graph.functions import SIN, TANH, ScalarFunction
 from covergraph.graph.losses import LipschitzLoss, Loss, MarginLoss
-from covergraph.graph.operations import Add, Product
+from covergraph.graph.operations import (
+    Add,
+    Divide,
+    Maximum,
+    MaxPool,
+    Normalize,
+    Operation,
+    Product,
+    Reshape,
+    Softmax,
+    VectorNorm,
+)
 from covergraph.passes.augment import augment
 from covergraph.values import Pair, Parameters
 
@@ -46,6 +58,7 @@ class Tight:
     s: Mapping[str, float]
     kappa: Mapping[Pair, float]
     loss: Loss = NO_LOSS
+    rho: Mapping[str, float] = field(default_factory=dict)
 
     def trial(self, mode: Mode) -> tuple[Trial, ReleaseLipschitz]:
         builder = Builder()
@@ -64,15 +77,16 @@ class Tight:
             {name: value for name, value in known.items() if name != self.place.name},
             _members(values[self.place.name]),
             torch.zeros(1, dtype=torch.int64),
-            Parameters(gamma, s, kappa, {}, {}),
+            Parameters(gamma, s, kappa, {}, {}, rho=self.rho),
         )
         return trial, constants(augmented, trial)
 
 
 def constants(augmented: AugmentedGraph, trial: Trial) -> ReleaseLipschitz:
     """Theorem 2 at the trial's levels."""
-    tau = slope(augmented.loss, augmented.base[augmented.base.output].size, trial.parameters.gamma)
-    return release_lipschitz(augmented, tau, trial.parameters.s, trial.parameters.kappa, derive(augmented).taubar)
+    p = trial.parameters
+    tau = slope(augmented.loss, augmented.base[augmented.base.output].size, p.gamma)
+    return release_lipschitz(augmented, tau, p.s, p.kappa, derive(augmented).taubar(p), p.rho)
 
 
 def _members(value: Tensor) -> Tensor:
@@ -133,6 +147,29 @@ _small = {"x": [NARROW], "J[f,x]": [[NARROW]]}
 def _ramp(value: float) -> float:
     """A level at whose ramp's upper end the value lies."""
     return value / (1 + 1e-6)
+
+
+def _pair_of_entries(operation: Operation) -> Callable[[Builder], str]:
+    """x -> f of shape (1, 2) -> the operation."""
+
+    def build(builder: Builder) -> str:
+        f = builder.linear(builder.input(1, 1, name="x"), 2, name="f")
+        p = builder.add(operation, f, name="p")
+        return builder.add(Reshape(), p, shape=(builder.size(p),), name="out")
+
+    return build
+
+
+def _quotient(builder: Builder) -> str:
+    x = builder.input(1, name="x")
+    return builder.add(Divide(), builder.linear(x, 1, name="f"), builder.linear(x, 1, name="g"), name="p")
+
+
+def _condition(name: str, operation: Operation, entries: list[float]) -> Tight:
+    """A condition on f, whose q lies on the ramp of its level 1."""
+    cut = {"x": [[0.0]], "J[f,x]": [[NARROW], [0.0]], "f": [entries]}
+    kappa = {("f", "x"): NARROW, ("out", "p"): 1.0}
+    return Tight(name, 0.99, _pair_of_entries(operation), Place("f"), cut, {}, kappa, rho={"p": 1.0})
 
 
 TIGHT = (
@@ -260,4 +297,59 @@ TIGHT = (
             ("sin", "x"): 1.0,
         },
     ),
+    Tight(
+        "curvature, softmax",
+        0.99,
+        lambda builder: builder.add(Softmax(0), _logits(builder), name="p"),
+        Place("f"),
+        {"x": [0.0], "J[f,x]": [[NARROW], [0.0]], "f": [math.log(2 + math.sqrt(3)), 0.0]},
+        {},
+        {("p", "f"): _ramp(1 / 3), ("f", "x"): NARROW, ("p", "x"): 1.0},
+    ),
+    Tight(
+        "curvature, hardswish",
+        0.95,
+        _chain("f", HARDSWISH),
+        Place("f"),
+        {**_small, "f": [-1.45]},
+        {},
+        {("hardswish", "f"): 0.1 / 6 / (2 - 1e-6), ("f", "x"): NARROW, ("hardswish", "x"): 1.0},
+        rho={"hardswish": 1.55},
+    ),
+    Tight(
+        "condition, ReLU",
+        0.99,
+        _chain("f", RELU),
+        Place("f"),
+        {**_small, "f": [-0.7]},
+        {},
+        {("relu", "f"): 1.0},
+        rho={"relu": 1.0},
+    ),
+    Tight(
+        "condition, through a layer",
+        0.49,
+        _chain("f", "g", RELU),
+        Place("f"),
+        {**_small, "f": [0.7]},
+        {},
+        {("g", "f"): 1.0, ("relu", "f"): 1.0},
+        rho={"relu": 1.0},
+    ),
+    Tight(
+        "condition, divisor",
+        0.99,
+        _quotient,
+        Place("g"),
+        {"x": [0.0], "J[f,x]": [[0.0]], "J[g,x]": [[0.0]], "f": [0.0], "g": [-0.7]},
+        {"f": NARROW},
+        {("f", "x"): NARROW, ("g", "x"): NARROW},
+        rho={"p": 1.0},
+    ),
+    _condition("condition, maximum", Maximum((1,)), [1.0, 0.3]),
+    _condition("condition, max-pool", MaxPool((2,), (1,), (0,), (1,)), [-0.3, 0.4]),
+    _condition("condition, rectified max-pool", MaxPool((2,), (1,), (0,), (1,), rectify=True), [1.7, 1.0]),
+    _condition("condition, vector norm", VectorNorm((1,)), [0.42, 0.56]),
+    _condition("condition, root mean square", Normalize(2, 0.0, center=False), [0.98, -0.14]),
+    _condition("condition, standard deviation", Normalize(2, 0.0), [2.7, 1.3]),
 )

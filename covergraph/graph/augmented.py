@@ -19,6 +19,7 @@ from torch import Tensor
 from covergraph.errors import GraphError, ParameterError
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.condition_rules import condition_value
 from covergraph.graph.interpreter import Context, apply, edge_jacobian, evaluate
 from covergraph.graph.losses import Loss
 from covergraph.graph.node import Node
@@ -79,6 +80,17 @@ class PairIndicator(op.Operation):
 
 
 @dataclass(frozen=True)
+class ConditionIndicator(op.Operation):
+    """1_{>= rho_c}(q_c), q_c the condition of the node `head`, at the values of pr(head)."""
+
+    head: Node
+
+    @property
+    def label(self) -> str:
+        return "indicator"
+
+
+@dataclass(frozen=True)
 class LossNode(op.Operation):
     """l(h_k, y)."""
 
@@ -95,16 +107,26 @@ class Sink(op.Operation):
 
 
 class AugmentedGraph(ComputationGraph):
-    """The Lipschitz augmentation of a base graph: its loss, its set S, its pairs P and its mode.
+    """The Lipschitz augmentation of a base graph: its loss, its set S, its pairs P, its conditions and its mode.
 
-    `hidden` is S in topological order; `pairs[w, a]` is True if (w, a) is in P (positions of `base`). `nodes` is
-    the whole augmented graph, made when it is first read.
+    `hidden` is S in topological order; `pairs[w, a]` is True if (w, a) is in P (positions of `base`); `rules` says of
+    every node that is not data-only what the bound needs, its condition included. `source` is the graph that was
+    lowered to `base`, as it was traced. `nodes` is the whole augmented graph, made when it is first read.
     """
 
     def __init__(
-        self, base: ComputationGraph, loss: Loss, mode: Mode, hidden: Sequence[str], pairs: NDArray[np.bool_]
+        self,
+        base: ComputationGraph,
+        loss: Loss,
+        mode: Mode,
+        hidden: Sequence[str],
+        pairs: NDArray[np.bool_],
+        rules: Mapping[str, Any] | None = None,
+        source: ComputationGraph | None = None,
     ) -> None:
         self.base, self.loss, self.mode = base, loss, mode
+        self.source = base if source is None else source
+        self.rules = rules or {}
         self.hidden = tuple(hidden)
         self.pairs = pairs.copy()
         self.pairs.setflags(write=False)
@@ -123,6 +145,11 @@ class AugmentedGraph(ComputationGraph):
         nodes = tuple(_materialize(self))
         ComputationGraph(nodes, SINK, weights=self.weights)
         return nodes
+
+    @cached_property
+    def conditions(self) -> Mapping[str, Any]:
+        """The conditions by the node that has them, in topological order."""
+        return {name: rule.condition for name, rule in self.rules.items() if rule.condition is not None}
 
     @cached_property
     def pair_names(self) -> tuple[Pair, ...]:
@@ -173,9 +200,10 @@ def _materialize(graph: AugmentedGraph) -> list[Node]:
     nodes += [_derivative_node(base, w, a, needed) for w, a in needed]
     norms = [Node(f"1[{v}]", NormIndicator(v), (v,), ()) for v in graph.hidden]
     pairs = [Node(f"1[{w},{a}]", PairIndicator((w, a)), (f"D[{w},{a}]",), ()) for w, a in graph.pair_names]
+    conditions = [_condition_node(base[name]) for name in graph.conditions]
     loss = Node(LOSS, LossNode(graph.loss), (base.output, LABEL), ())
-    factors = tuple(node.name for node in (loss, *norms, *pairs))
-    return [*nodes, *norms, *pairs, Node(LABEL, Label(), (), ()), loss, Node(SINK, Sink(), factors, ())]
+    factors = tuple(node.name for node in (loss, *norms, *pairs, *conditions))
+    return [*nodes, *norms, *pairs, *conditions, Node(LABEL, Label(), (), ()), loss, Node(SINK, Sink(), factors, ())]
 
 
 def _edge_node(base: ComputationGraph, x: str, u: str) -> Node:
@@ -183,6 +211,11 @@ def _edge_node(base: ComputationGraph, x: str, u: str) -> Node:
     shape = (head.size, base[u].size)
     operation = EdgeJacobian(head, u)
     return Node(f"J[{x},{u}]", operation, head.inputs, shape, head.parameters, constants=head.constants)
+
+
+def _condition_node(head: Node) -> Node:
+    operation = ConditionIndicator(head)
+    return Node(f"1[q {head.name}]", operation, head.inputs, ())
 
 
 def _needed_derivatives(graph: AugmentedGraph) -> dict[Pair, None]:
@@ -222,6 +255,11 @@ def soft_indicator(value: Tensor, threshold: float) -> Tensor:
     return (2 - value / threshold).clamp(0, 1)
 
 
+def condition_indicator(value: Tensor, threshold: float) -> Tensor:
+    """1_{>= rho}(q) = clip(2 q/rho - 1, 0, 1): slope 2/rho, 0 up to rho/2 (Lemma 10)."""
+    return (2 * value / threshold - 1).clamp(0, 1)
+
+
 def _threshold(values: Mapping[Any, float], key: Any, symbol: str) -> float:
     if key not in values:
         raise ParameterError(f"augmented graph: the parameters have no {symbol} for {key!r}; use choose(...)")
@@ -256,6 +294,13 @@ def _(operation: NormIndicator, node: Node, slots: Sequence[Tensor], context: Co
 def _(operation: PairIndicator, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
     kappa = _threshold(context.parameters.kappa, operation.pair, "kappa")
     return soft_indicator(torch.linalg.matrix_norm(slots[0], ord=2), kappa)
+
+
+@apply.register
+def _(operation: ConditionIndicator, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
+    rho = _threshold(context.parameters.rho, operation.head.name, "rho")
+    q = condition_value(operation.head.operation, operation.head, slots, context)
+    return condition_indicator(q, rho)
 
 
 @apply.register

@@ -1,4 +1,4 @@
-"""What calls of torch operations and composite nodes compute."""
+"""What calls of torch operations and composite nodes compute, and how calls are differentiated."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from covergraph.errors import UnsupportedOperationError
 from covergraph.graph import operations as op
-from covergraph.graph.dispatch import Context, apply
+from covergraph.graph.dispatch import Context, Tangents, apply, tangent
 from covergraph.graph.node import Node
-from covergraph.graph.weights import operator, substitute
+from covergraph.graph.weights import fitting, operator, substitute
 
 
 @apply.register
@@ -36,12 +37,45 @@ def _call(operation: op.Call, values: Sequence[Tensor], real: torch.dtype) -> Te
     def leaf(argument: Any) -> Any:
         if isinstance(argument, op.Slot):
             return shaped[argument.position]
-        return real if argument is torch.float64 else argument
+        return fitting(argument, real)
 
     arguments = substitute(operation.arguments, leaf)
     keywords = {key: substitute(value, leaf) for key, value in operation.keywords}
     result = operator(operation.target)(*arguments, **keywords)
     return result if operation.output is None else result[operation.output]
+
+
+@tangent.register
+def _(operation: op.Call, node: Node, slots: Sequence[Tensor], tangents: Tangents, context: Context) -> Tensor:
+    """In forward mode; where torch has none, by the Jacobian of one sample at a time in reverse mode."""
+    try:
+        return tangent.dispatch(op.Operation)(operation, node, slots, tangents, context)
+    except (UnsupportedOperationError, RuntimeError):
+        return torch.stack([_pushed(operation, node, slots, tangents, context, n) for n in range(len(slots[0]))])
+
+
+def _pushed(
+    operation: op.Call, node: Node, slots: Sequence[Tensor], tangents: Tangents, context: Context, sample: int
+) -> Tensor:
+    """The Jacobian at one sample times its tangents: (T, *shape)."""
+    values = [slot[sample] for slot in slots]
+    moving = [i for i, t in enumerate(tangents) if t is not None]
+
+    def value(*moved: Tensor) -> Tensor:
+        filled = dict(zip(moving, moved, strict=True))
+        return _call(operation, [filled.get(i, v) for i, v in enumerate(values)], context.dtype).reshape(-1)
+
+    try:
+        jacobian: Any = torch.autograd.functional.jacobian
+        rows = jacobian(value, tuple(values[i] for i in moving), strict=True)
+    except RuntimeError as error:
+        raise UnsupportedOperationError(
+            f"node {node.name!r} ({node.origin or 'top level'}): torch has no derivative of {operation.target}, so its "
+            f"Jacobian cannot be measured; write the operation in terms of others ({error!s:.100})"
+        ) from error
+    directions = [t[sample].flatten(1) for t in tangents if t is not None]
+    terms = [d @ row.reshape(node.size, -1).mT for d, row in zip(directions, rows, strict=True)]
+    return torch.stack(terms).sum(0).reshape(-1, *node.shape)
 
 
 @apply.register

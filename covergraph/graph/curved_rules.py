@@ -58,7 +58,8 @@ _POOLS: Mapping[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d,
 def _(operation: op.MaxPool, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
     kernel, pool = operation.kernel, _POOLS[len(operation.kernel)]
     sides = (operation.stride, operation.padding, operation.dilation, operation.ceil_mode)
-    return with_positions(lambda x: pool(x, kernel, *sides), slots[0], len(kernel) + 1)
+    value = with_positions(lambda x: pool(x, kernel, *sides), slots[0], len(kernel) + 1)
+    return value.relu() if operation.rectify else value
 
 
 @apply.register
@@ -69,8 +70,25 @@ def _(operation: op.Maximum, node: Node, slots: Sequence[Tensor], context: Conte
 
 
 @apply.register
+def _(operation: op.VectorNorm, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
+    axes = [axis + 1 for axis in operation.axes]  # torch takes no axes for all, the batch too
+    value = torch.linalg.vector_norm(slots[0], dim=axes) if axes else slots[0].abs()
+    return value.reshape(-1, *node.shape)
+
+
+@apply.register
 def _(operation: op.Softmax, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
-    return (F.log_softmax if operation.log else F.softmax)(slots[0], operation.axis + 1)
+    scores = slots[0] + slots[1] if len(slots) > 1 else slots[0]
+    if "mask" in node.parameter:
+        scores = scores + context.parameter(node, "mask")
+    if operation.causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    weights = (F.log_softmax if operation.log else F.softmax)(scores, operation.axis + 1)
+    if len(slots) == 1 and "mask" not in node.parameter:
+        return weights
+    empty = (scores == -torch.inf).all(operation.axis + 1, keepdim=True)  # torch's attention gives 0 without any key
+    return weights.masked_fill(empty, 0.0)
 
 
 @apply.register

@@ -21,9 +21,11 @@ def settings(operation: op.Operation) -> str:
             return _join([*words, "padding not counted" * (not count and any(padding))])
         case op.MaxPool(kernel, stride, padding, dilation, ceil_mode):
             return _join([_windows(kernel, stride, padding), _unless(1, "dilation", dilation), "ceil" * ceil_mode])
-        case op.Concatenate(axis) | op.Softmax(axis) | op.AxisMap(axis):
+        case op.Concatenate(axis) | op.AxisMap(axis):
             return f"axis {axis}"
-        case op.Sum(axes) | op.Maximum(axes):
+        case op.Softmax(axis, _, causal):
+            return _join([f"axis {axis}", "causal" * causal])
+        case op.Sum(axes) | op.Maximum(axes) | op.VectorNorm(axes):
             return f"{'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
         case op.Normalize(group, eps):
             return f"groups of {group}, eps {eps:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,13 +11,14 @@ import torch
 from covergraph.errors import ForeignModelError
 from covergraph.graph.interpreter import state_of
 from covergraph.graph.node import Node
+from covergraph.graph.operations import Composite
 from covergraph.graph.weights import Weights
 
 
 def fingerprint(nodes: Iterable[Node], model: Any, weights: Weights | None = None) -> str:
     """Digest of the nodes' whole records and of the values of their parameters.
 
-    Values are cast to float64, so that `.double()` does not make another model. Raises `ForeignModelError` if a
+    Neither the order of the nodes nor their grouping into blocks counts: a coarsened graph is the same model. Values are cast to float64, so that `.double()` does not make another model. Raises `ForeignModelError` if a
     parameter is missing.
     """
     state = state_of(model)
@@ -25,7 +26,7 @@ def fingerprint(nodes: Iterable[Node], model: Any, weights: Weights | None = Non
     weights = weights or Weights()
     if weights:
         digest.update(weights.digest())
-    for node in nodes:
+    for node in sorted(_leaves(nodes), key=lambda node: node.name):
         digest.update(repr(node).encode())
         for name in (source for _, entry in node.parameters for source in weights.read(entry)):
             if name not in state:
@@ -39,3 +40,11 @@ def fingerprint(nodes: Iterable[Node], model: Any, weights: Weights | None = Non
             digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:32]
 
+
+def _leaves(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The nodes with those inside of blocks in place of the blocks."""
+    for node in nodes:
+        if isinstance(node.operation, Composite):
+            yield from _leaves(node.operation.nodes)
+        else:
+            yield node

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Softmax(Operation):
-    """exp(h) / sum exp(h) along one axis; its logarithm if `log`."""
+    """exp(h + m) / sum exp(h + m) along one axis; its logarithm if `log`.
+
+    The mask m is a second slot, or a constant of role mask, or 0; `causal` masks what lies above the diagonal of the
+    last two axes.
+    """
 
     axis: int
     log: bool = False
+    causal: bool = False
 
     @property
     def label(self) -> str:
@@ -100,12 +105,14 @@ class Composite(Operation):
     """Several nodes in one: slot i is the inner node `inputs[i]`, the result the inner node `output`.
 
     Made by coarsening; `name` is the module path, or the operations in a row. The inner nodes keep their parameters.
+    `shapes` are those of the slots.
     """
 
     name: str
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
     output: str
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def label(self) -> str:

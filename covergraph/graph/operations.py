@@ -207,17 +207,18 @@ class Sum(Operation):
 
 @dataclass(frozen=True)
 class MaxPool(Operation):
-    """Maximum over windows of the last len(kernel) axes; padding never wins."""
+    """Maximum over windows of the last len(kernel) axes; padding never wins. With `rectify`, ReLU of it."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     ceil_mode: bool = False
+    rectify: bool = False
 
     @property
     def label(self) -> str:
-        return f"maxpool{len(self.kernel)}d"
+        return f"{'relu_' if self.rectify else ''}maxpool{len(self.kernel)}d"
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,17 @@ class Maximum(Operation):
     @property
     def label(self) -> str:
         return "max"
+
+
+@dataclass(frozen=True)
+class VectorNorm(Operation):
+    """Euclidean norm over axes of a sample."""
+
+    axes: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        return "norm"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ gamma / sqrt(var + eps) of a BatchNorm in eval mode, the weight g v / ||v|| of a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +78,7 @@ class Program:
                 return state[leaf.name]
             if isinstance(leaf, Result):
                 return results[leaf.position]
-            return real if leaf is torch.float64 else leaf
+            return fitting(leaf, real)
 
         for step in self.instructions:
             arguments = substitute(step.arguments, value)
@@ -163,6 +164,16 @@ def operator(target: str) -> Any:
     for part in target.split("."):
         found = getattr(found, part)
     return found
+
+
+def fitting(leaf: Any, real: torch.dtype) -> Any:
+    """What a trace in float64 says, in the type `real`: the type itself, and its own largest number."""
+    if leaf is torch.float64:
+        return real
+    if isinstance(leaf, float) and math.isfinite(leaf):
+        largest = torch.finfo(real).max
+        return min(max(leaf, -largest), largest)
+    return leaf
 
 
 def substitute(value: Any, replace: Callable[[Any], Any]) -> Any:

@@ -8,22 +8,25 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from covergraph.errors import GraphError, UnsupportedOperationError
+from covergraph.errors import GraphError
 from covergraph.graph.augmented import AugmentedGraph, Mode
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss, MarginLoss
 from covergraph.graph.operations import Elementwise
-from covergraph.passes.prune import prune
-from covergraph.rules.smoothness import smoothness
+from covergraph.passes.lower import lower
+from covergraph.rules.composition import composable
+from covergraph.rules.requirements import NodeRules, limited_nodes, requirements
 
 Bools = NDArray[np.bool_]
+Rules = Mapping[str, NodeRules]
 
 
 def augment(graph: ComputationGraph, loss: Loss | None = None, mode: Mode = "minimal") -> AugmentedGraph:
     """This is no image transform: it is the *Lipschitz augmentation* of a graph, after Wei and Ma (2019).
 
-    The result computes z = 1 + (l - 1) * prod of soft indicators on ||h_v||, v in S, and on ||D_{w<-a}||_op,
-    (w, a) in P: an upper bound of the loss l that is Lipschitz in every node (Theorem 2).
+    The result computes z = 1 + (l - 1) * prod of soft indicators on ||h_v||, v in S, on ||D_{w<-a}||_op, (w, a) in P,
+    and on the conditions q_c >= rho_c of operations with kinks or poles: an upper bound of the loss l that is
+    Lipschitz in every node (Theorem 2). The graph is lowered first: attention and recurrent layers are written out.
 
     Args: `loss`, by default the margin loss; `mode`: "minimal", the smallest closed S and P (Proposition 1);
     "paper", all post-activation nodes and all ancestor pairs; "output-only", eq. (2) of Wei and Ma, their first
@@ -32,40 +35,23 @@ def augment(graph: ComputationGraph, loss: Loss | None = None, mode: Mode = "min
     """
     if mode not in get_args(Mode):
         raise GraphError(f"augment: mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
-    base = prune(graph)
+    base = lower(graph, keep=composable)
     loss = loss or MarginLoss()
     loss.tau(base[base.output])
     if not base.covered:
         raise GraphError("augment: the graph has no learned parameter (linear or convolution); nothing to bound")
-    curved = _smoothness(base)
-    hidden = hidden_nodes(base, mode)
-    pairs = {"minimal": _minimal, "paper": _all_pairs, "output-only": _output_only}[mode](base, hidden, curved)
-    return AugmentedGraph(base, loss, mode, hidden, pairs)
+    rules = requirements(base, paper=mode == "paper")
+    hidden = hidden_nodes(base, mode, rules)
+    pairs = {"minimal": _minimal, "paper": _all_pairs, "output-only": _output_only}[mode](base, hidden, rules)
+    return AugmentedGraph(base, loss, mode, hidden, pairs, rules, graph)
 
 
-def _smoothness(base: ComputationGraph) -> dict[str, Mapping[tuple[str, str], object]]:
-    """taubar of every node; raises `UnsupportedOperationError` with all operations that have no rule."""
-    found: dict[str, Mapping[tuple[str, str], object]] = {}
-    refused: dict[str, tuple[str, int]] = {}
-    for node in base.nodes:
-        try:
-            found[node.name] = smoothness(node)
-        except UnsupportedOperationError as error:
-            first, count = refused.get(node.operation.label, (str(error), 0))
-            refused[node.operation.label] = (first, count + 1)
-    if not refused:
-        return found
-    (first, _), *rest = refused.values()
-    others = [f"{label} ({count})" for label, (_, count) in refused.items()]
-    raise UnsupportedOperationError(first + (f"; without rule are {', '.join(others)}" if rest else ""))
-
-
-def hidden_nodes(base: ComputationGraph, mode: Mode) -> tuple[str, ...]:
-    """S: the predecessors of covered nodes, in paper mode also the post-activation nodes.
+def hidden_nodes(base: ComputationGraph, mode: Mode, rules: Rules) -> tuple[str, ...]:
+    """S: the nodes whose norm the bound reads, in paper mode also the post-activation nodes.
 
     Data-only nodes are functions of the sample itself and carry no indicator.
     """
-    chosen = {u for name in base.covered for u in base[name].predecessors}
+    chosen = limited_nodes(base, rules)
     if mode == "paper":
         chosen |= {node.name for node in base.nodes if is_activation(node.operation)}
     return tuple(node.name for node in base.nodes if node.name in chosen - base.data_only)
@@ -76,28 +62,28 @@ def is_activation(operation: object) -> bool:
     return isinstance(operation, Elementwise) and not operation.function.is_affine
 
 
-def _all_pairs(base: ComputationGraph, hidden: tuple[str, ...], curved: Mapping[str, object]) -> Bools:
-    return base.reach.copy()
+def _all_pairs(base: ComputationGraph, hidden: tuple[str, ...], rules: Rules) -> Bools:
+    pairs = base.reach.copy()
+    pairs[:, [node.kind != "float" for node in base.nodes]] = False
+    return pairs
 
 
-def _output_only(base: ComputationGraph, hidden: tuple[str, ...], curved: Mapping[str, object]) -> Bools:
+def _output_only(base: ComputationGraph, hidden: tuple[str, ...], rules: Rules) -> Bools:
     pairs = np.zeros_like(base.reach)
     k = base.index[base.output]
     pairs[k] = base.reach[k] & np.array([node.name not in base.data_only for node in base.nodes])
     return pairs
 
 
-def _minimal(
-    base: ComputationGraph, hidden: tuple[str, ...], curved: Mapping[str, Mapping[tuple[str, str], object]]
-) -> Bools:
+def _minimal(base: ComputationGraph, hidden: tuple[str, ...], rules: Rules) -> Bools:
     """The closure of Proposition 1 by sweeps over the edges until nothing is added."""
     reach = base.reach
     above = reach | np.eye(len(base), dtype=bool)
     covered = np.array([node.name in base.covered for node in base.nodes])
     pairs = np.zeros_like(reach)
-    for name in (base.output, *hidden):
+    for name in (base.output, *hidden, *_conditioned(base, rules)):
         pairs[base.index[name]] = reach[base.index[name]] & covered
-    edges = _relevant_edges(base, curved)
+    edges = _relevant_edges(base, rules)
     while True:
         before = pairs.sum()
         for x, u, varying in edges:
@@ -106,15 +92,28 @@ def _minimal(
             return pairs
 
 
-def _relevant_edges(
-    base: ComputationGraph, curved: Mapping[str, Mapping[tuple[str, str], object]]
-) -> list[tuple[int, int, list[int]]]:
+def _conditioned(base: ComputationGraph, rules: Rules) -> list[str]:
+    """The nodes that some condition reads: pr(c)."""
+    return [
+        base[name].inputs[slot]
+        for name, rule in rules.items()
+        if rule.condition is not None
+        for slot in rule.condition.slopes
+        if base[name].inputs[slot] not in base.data_only
+    ]
+
+
+def _relevant_edges(base: ComputationGraph, rules: Rules) -> list[tuple[int, int, list[int]]]:
     """Edges (x, u, [u' with taubar_{x;u,u'} > 0]) whose Jacobian is learned or varies with learned values."""
     edges = []
     for node in base.nodes:
+        if node.name not in rules:
+            continue
+        rule = rules[node.name]
+        learned = rule.entropy is not None and rule.entropy.derivative_count > 0
         for u in node.predecessors:
-            varying = [base.index[v] for (first, v) in curved[node.name] if first == u and v not in base.data_only]
-            if varying or node.learned:
+            varying = [base.index[v] for (first, v) in rule.taubar if first == u and v not in base.data_only]
+            if varying or learned:
                 edges.append((base.index[node.name], base.index[u], varying))
     return edges
 

@@ -22,7 +22,7 @@ def pool_before_relu(graph: ComputationGraph) -> ComputationGraph:
     for given in graph.nodes:
         node = rewired(given, names)
         before = made[node.inputs[0]] if node.inputs else node
-        if _covers(node.operation) and _is_relu(before) and count[before.name] == 1:
+        if covers(node.operation) and _is_relu(before) and count[before.name] == 1:
             made[node.name] = replace(node, inputs=before.inputs)
             del made[before.name]
             node = replace(before, inputs=(node.name,), shape=node.shape)
@@ -32,7 +32,7 @@ def pool_before_relu(graph: ComputationGraph) -> ComputationGraph:
     return graph.replaced(made.values(), resolved(graph.output, names))
 
 
-def _covers(operation: Operation) -> bool:
+def covers(operation: Operation) -> bool:
     """True for a max-pool each of whose windows holds an entry: with dilation, all of a window may be padding."""
     return isinstance(operation, MaxPool) and (not any(operation.padding) or set(operation.dilation) == {1})
 

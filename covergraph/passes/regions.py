@@ -40,18 +40,19 @@ def contract(graph: ComputationGraph, regions: Iterable[Region]) -> ComputationG
     So every node of the result has the value that the node of this name has in `graph`.
     """
     regions = [region for region in regions if len(region.members) > 1]
-    made = {region.members[-1].name: _composite(region) for region in regions}
+    made = {region.members[-1].name: _composite(graph, region) for region in regions}
     inside = {node.name for region in regions for node in region.members[:-1]}
     return graph.replaced(made.get(node.name, node) for node in graph.nodes if node.name not in inside)
 
 
-def _composite(region: Region) -> Node:
+def _composite(graph: ComputationGraph, region: Region) -> Node:
     members, last = region.members, region.members[-1]
     names = {node.name for node in members}
     inputs = tuple(dict.fromkeys(u for node in members for u in node.inputs if u not in names))
     parameters = tuple((f"{node.name}.{role}", name) for node in members for role, name in node.parameters)
     constants = tuple((f"{node.name}.{role}", name) for node in members for role, name in node.constants)
-    operation = Composite(region.name, members, inputs, last.name)
+    shapes = tuple(graph[u].shape for u in inputs)
+    operation = Composite(region.name, members, inputs, last.name, shapes)
     return Node(last.name, operation, inputs, last.shape, parameters, region.origin, constants, last.kind)
 
 

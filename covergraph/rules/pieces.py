@@ -5,23 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 
 import sympy
 
 from covergraph.errors import UnsupportedOperationError
+from covergraph.graph import kinks
 from covergraph.rules.enclosure.intervals import constant
-
-_PIECEWISE = [sympy.Abs, sympy.sign, sympy.Heaviside, sympy.Max, sympy.Min]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Piece(kinks.Part):
     """phi is the expression `phi` on the closed interval from `start` to `end` (either may be infinite)."""
-
-    phi: sympy.Expr
-    start: sympy.Expr
-    end: sympy.Expr
 
     def __str__(self) -> str:
         return f"[{self.start}, {self.end}]"
@@ -41,9 +35,7 @@ class Piece:
         atoms = sorted(self.phi.atoms(sympy.sin, sympy.cos) | function.atoms(sympy.sin, sympy.cos), key=str)
         constants = {a: sympy.Dummy() for a in atoms}
         is_line = not (self.start.is_finite or self.end.is_finite)
-        is_periodic = not function.xreplace(constants).has(t) and self.phi.xreplace(constants).is_polynomial(
-            t
-        )
+        is_periodic = not function.xreplace(constants).has(t) and self.phi.xreplace(constants).is_polynomial(t)
         phases = [_linear(a.args[0], t) for a in atoms] if is_line and is_periodic else []
         if not phases or not all((rate / phases[0][0]).is_Rational for rate, _ in phases):
             return self
@@ -54,32 +46,33 @@ class Piece:
         return Piece(self.phi, start, start + 2 * sympy.pi / unit)
 
 
-def pieces(phi: sympy.Expr, t: sympy.Symbol, radius: float | None) -> list[Piece]:
-    """phi on |t| <= radius (None: the line) as pieces from left to right."""
-    folded = sympy.piecewise_fold(phi.rewrite(_PIECEWISE, sympy.Piecewise))
+def pieces(phi: sympy.Expr, radius: float | None) -> list[Piece]:
+    """phi (normalized) on |t| <= radius (None: the line) as pieces from left to right."""
     limit = sympy.oo if radius is None else sympy.Rational(repr(float(radius)))
-    breaks = sorted((b for b in _breakpoints(folded, phi) if -limit < b < limit), key=float)
-    ends = [-limit, *breaks, limit]
-    return [Piece(_expression_at(folded, t, _between(a, b)), a, b) for a, b in pairwise(ends)]
+    return [piece for part in kinks.parts(phi) if (piece := clipped(part, -limit, limit)) is not None]
 
 
-def refuse_jump(phi: sympy.Expr, left: Piece, right: Piece, order: int, t: sympy.Symbol) -> None:
+def clipped(part: kinks.Part, low: sympy.Expr, high: sympy.Expr) -> Piece | None:
+    """The piece of a part between two numbers; None if it is empty or a point."""
+    start, end = sympy.Max(part.start, low), sympy.Min(part.end, high)
+    return Piece(part.phi, start, end) if start < end else None
+
+
+def refuse_jump(phi: sympy.Expr, left: Piece, right: Piece, order: int) -> None:
     """Raises `UnsupportedOperationError` unless phi, ..., phi^(order - 1) are continuous at the break."""
-    at = right.start
     for k in range(max(order, 1)):
-        sides = [sympy.diff(piece.phi, t, k).subs(t, at) for piece in (left, right)]
-        sides += [phi.subs(t, at)] if k == 0 else []
-        if all(s.is_finite and sympy.simplify(s - sides[0]) == 0 for s in sides):
+        values = kinks.sides(phi, left, right, k)
+        if kinks.are_equal(values):
             continue
         if k == 0:
             raise UnsupportedOperationError(
-                f"phi = {phi} is not continuous at t={at} (values {', '.join(map(str, sides))}), so it has "
+                f"phi = {phi} is not continuous at t={right.start} (values {', '.join(map(str, values))}), so it has "
                 "no Lipschitz constant; use a continuous function"
             )
         raise UnsupportedOperationError(
-            f"phi = {phi} has a kink at t={at} (slopes {sides[0]} and {sides[1]}), so phi' has no Lipschitz "
-            "constant; kinks need a condition on the pre-activation, which is not available yet: use a "
-            "smooth function"
+            f"phi = {phi} has a kink at t={right.start} (slopes {values[0]} and {values[1]}), so phi' has no Lipschitz "
+            "constant on the whole line; it has one under a condition that keeps away from the kink "
+            "(covergraph.rules.profiles.profile)"
         )
 
 
@@ -87,30 +80,3 @@ def _linear(phase: sympy.Expr, t: sympy.Symbol) -> tuple[sympy.Expr, sympy.Expr]
     """a and b of a t + b; a is not a number if the phase is not linear."""
     rate = sympy.diff(phase, t)
     return (sympy.nan if rate.has(t) else rate), sympy.expand(phase - rate * t)
-
-
-def _breakpoints(folded: sympy.Expr, phi: sympy.Expr) -> set[sympy.Expr]:
-    if not isinstance(folded, sympy.Piecewise):
-        return set()
-    try:
-        found = set().union(*(set(condition.as_set().boundary) for _, condition in folded.args))
-    except (NotImplementedError, TypeError) as error:
-        raise UnsupportedOperationError(f"the breakpoints of phi = {phi} cannot be found ({error})") from None
-    return {b for b in found if b.is_finite}
-
-
-def _between(start: sympy.Expr, end: sympy.Expr) -> sympy.Expr:
-    if start.is_finite and end.is_finite:
-        return (start + end) / 2
-    if start.is_finite:
-        return start + 1
-    return end - 1 if end.is_finite else sympy.S.Zero
-
-
-def _expression_at(folded: sympy.Expr, t: sympy.Symbol, point: sympy.Expr) -> sympy.Expr:
-    if not isinstance(folded, sympy.Piecewise):
-        return folded
-    for expression, condition in folded.args:
-        if condition.subs(t, point) == sympy.true:
-            return expression
-    raise UnsupportedOperationError(f"phi = {folded} has no value at t={point}; define it on the whole line")

@@ -23,6 +23,7 @@ where phi^(order - 1) is continuous, the pieces' suprema bound the Lipschitz con
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -31,13 +32,14 @@ from typing import Literal
 import sympy
 
 from covergraph.errors import ParameterError, UnsupportedOperationError
+from covergraph.graph.functions import T
+from covergraph.graph.singular import normalized
 from covergraph.rules.closed_forms import closed_form
 from covergraph.rules.enclosure.intervals import UndefinedError, constant
 from covergraph.rules.enclosure.search import Curve, Enclosure, initial_regions, maximize, natural_unit
 from covergraph.rules.pieces import Piece, pieces, refuse_jump
 
 Kind = Literal["exact", "certified"]
-_SYMBOL = sympy.Symbol("t", real=True)
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,18 @@ def supremum(expression: sympy.Expr, order: int, radius: float | None = None) ->
         ParameterError: another order, or a radius that is not positive and finite.
     """
     if order not in (0, 1, 2) or (radius is not None and not 0.0 < radius < math.inf):
-        raise ParameterError(
-            f"order must be 0, 1 or 2 and radius positive and finite; got {order} and {radius}"
-        )
-    phi = _normalize(expression)
-    parts = pieces(phi, _SYMBOL, radius)
+        raise ParameterError(f"order must be 0, 1 or 2 and radius positive and finite; got {order} and {radius}")
+    phi = normalized(expression)
+    parts = pieces(phi, radius)
     for left, right in pairwise(parts):
-        refuse_jump(phi, left, right, order, _SYMBOL)
-    try:
-        found = [_on_piece(part, order, expression, radius) for part in parts]
-    except UndefinedError as error:
-        raise UnsupportedOperationError(
-            f"phi = {expression}: {error}; write its constants otherwise"
-        ) from None
-    return found[0] if len(found) == 1 else _largest(parts, found)
+        refuse_jump(phi, left, right, order)
+    return largest(parts, [on_piece(part, order, expression, radius) for part in parts])
 
 
-def _largest(parts: list[Piece], found: list[Supremum]) -> Supremum:
+def largest(parts: Sequence[Piece], found: Sequence[Supremum]) -> Supremum:
     """The largest of the pieces' suprema; exact if it is exact and no other one may exceed it."""
+    if len(found) == 1:
+        return found[0]
     top = max(found, key=lambda s: (s.upper(), s.kind == "exact"))
     where = " and ".join(f"on {part}: {s.argument}" for part, s in zip(parts, found, strict=True))
     argument = f"largest of the pieces; {where}"
@@ -97,26 +93,26 @@ def _largest(parts: list[Piece], found: list[Supremum]) -> Supremum:
     return Supremum(top.value, top.kind, argument)
 
 
-def _normalize(expression: sympy.Expr) -> sympy.Expr:
-    """phi in our own real symbol, with rational numbers and without hyperbolic functions other than tanh."""
-    if len(expression.free_symbols) > 1:
-        raise UnsupportedOperationError(f"phi = {expression} has several symbols; it must have one")
-    phi = sympy.sympify(expression).subs(dict.fromkeys(expression.free_symbols, _SYMBOL))
-    phi = phi.xreplace({x: sympy.Rational(repr(float(x))) for x in phi.atoms(sympy.Float)})
-    phi = phi.rewrite([sympy.sinh, sympy.cosh, sympy.sech, sympy.csch, sympy.coth], sympy.exp)
-    phi = phi.rewrite([sympy.asinh, sympy.acosh, sympy.atanh], sympy.log)
-    return phi.rewrite([sympy.tan, sympy.cot, sympy.sec, sympy.csc], sympy.cos).rewrite(sympy.erfc, sympy.erf)
+def on_piece(part: Piece, order: int, expression: sympy.Expr, radius: float | None = None) -> Supremum:
+    """sup |phi^(order)| over one closed piece; `expression` and `radius` are named in errors.
 
-
-def _on_piece(part: Piece, order: int, expression: sympy.Expr, radius: float | None) -> Supremum:
+    Raises `UnsupportedOperationError` as `supremum` does.
+    """
     try:
-        curve = Curve(part.phi, order, _SYMBOL)
+        return _enclosed(part, order, expression, radius)
+    except UndefinedError as error:
+        raise UnsupportedOperationError(f"phi = {expression}: {error}; write its constants otherwise") from None
+
+
+def _enclosed(part: Piece, order: int, expression: sympy.Expr, radius: float | None) -> Supremum:
+    try:
+        curve = Curve(part.phi, order, T)
     except UnsupportedOperationError as error:
         raise UnsupportedOperationError(f"phi = {expression}: {error}") from None
-    if not curve.function.free_symbols and part.phi.is_polynomial(_SYMBOL):
+    if not curve.function.free_symbols and part.phi.is_polynomial(T):
         return Supremum(sympy.Abs(curve.function), "exact", "the derivative is constant")
-    domain = part.one_period(curve.function, _SYMBOL)
-    unit = natural_unit(part.phi, _SYMBOL)
+    domain = part.one_period(curve.function, T)
+    unit = natural_unit(part.phi, T)
     enclosure = maximize(curve, initial_regions(*domain.ends(), unit))
     if enclosure.upper == math.inf:
         raise UnsupportedOperationError(_unbounded(expression, order, radius))
@@ -141,10 +137,6 @@ def _how(enclosure: Enclosure, domain: Piece) -> str:
 def _unbounded(expression: sympy.Expr, order: int, radius: float | None) -> str:
     derivative = "phi" + "'" * order
     where = "the whole line" if radius is None else f"|t| <= {radius:g}"
-    remedy = (
-        "use a function whose derivative is bounded"
-        if radius is None
-        else "use a function that is smooth there"
-    )
+    remedy = "use a function whose derivative is bounded" if radius is None else "use a function that is smooth there"
     what = f"sup |{derivative}| of phi = {expression} over {where}"
     return f"{what} is infinite or cannot be certified; {remedy}"

@@ -35,9 +35,15 @@ def attention(scale: float, mask: Tensor | float = 0.0) -> Callable[..., Tensor]
     return plain
 
 
+def softmax(x: Tensor, mask: Tensor | float = 0.0) -> Tensor:
+    """Over the last axis, as it is written in the docstring of the operation."""
+    weights = (x + mask).exp()
+    return weights / weights.sum(-1, keepdim=True)
+
+
 POOL2 = op.MaxPool((2, 3), (2, 2), (0, 1), (1, 1), True)
 QKV = ((2, 3, 4), (2, 5, 4), (2, 5, 2))
-LATER = torch.full((3, 5), -math.inf).double().triu(1)
+LATER, LATER4 = (torch.full(shape, -math.inf).double().triu(1) for shape in ((3, 5), (4, 4)))
 
 CURVED = {
     "product": Case(op.Product(), ((2, 3),) * 2, (2, 3), lambda x, y: x * y),
@@ -62,6 +68,9 @@ CURVED = {
         (1, 2, 2, 2),
         lambda x: F.max_pool3d(x, (2, 1, 2), (1, 1, 2)),
     ),
+    "relu_maxpool2d": Case(
+        op.MaxPool((2, 3), (2, 2), (0, 1), (1, 1), True, True), ((2, 5, 4),), (2, 3, 3), lambda x: pool2(x.relu())
+    ),
     "max of one axis": Case(op.Maximum((1,)), ((2, 3, 2),), (2, 2), lambda x: x.max(2).values),
     "max of two axes": Case(
         op.Maximum((0, 2)),
@@ -74,6 +83,19 @@ CURVED = {
     "softmax first": Case(op.Softmax(0), ((3, 2),), (3, 2), lambda x: x.exp() / x.exp().sum(1, keepdim=True)),
     "softmax last": Case(op.Softmax(1), ((3, 2),), (3, 2), lambda x: x.exp() / x.exp().sum(2, keepdim=True)),
     "log_softmax": Case(op.Softmax(1, True), ((2, 3, 2),), (2, 3, 2), lambda x: x - x.exp().sum(2, True).log()),
+    "softmax with a constant mask": Case(
+        op.Softmax(1), ((3, 5),), (3, 5), lambda x: softmax(x, HOLES), constants=(("mask", HOLES),)
+    ),
+    "softmax of two slots": Case(op.Softmax(2), ((2, 3, 5),) * 2, (2, 3, 5), lambda x, y: softmax(x + y)),
+    "softmax of scores and a mask": Case(
+        op.Softmax(2), ((1, 3, 5),) * 2, (1, 3, 5), softmax, special={1: HEADED}
+    ),
+    "softmax causal": Case(op.Softmax(2, causal=True), ((2, 4, 4),), (2, 4, 4), lambda x: softmax(x, LATER4)),
+    "norm of one axis": Case(op.VectorNorm((1,)), ((2, 3, 2),), (2, 2), lambda x: x.square().sum(2).sqrt()),
+    "norm of two axes": Case(
+        op.VectorNorm((0, 2)), ((2, 3, 2),), (1, 3, 1), lambda x: x.square().sum((1, 3), keepdim=True).sqrt()
+    ),
+    "norm of all": Case(op.VectorNorm((0, 1)), ((2, 3),), (), lambda x: x.square().sum((1, 2)).sqrt()),
     "layer norm": Case(op.Normalize(4, 1e-2), ((3, 4),), (3, 4), lambda x: F.layer_norm(x, (4,), eps=1e-2)),
     "layer norm of two axes": Case(
         op.Normalize(12, 0.5), ((2, 3, 4),), (2, 3, 4), lambda x: F.layer_norm(x, (3, 4), eps=0.5)

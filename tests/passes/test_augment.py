@@ -6,15 +6,23 @@ import time
 
 import numpy as np
 import pytest
+from hand_rules import condition
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import ancestors, closed_pairs
+from oracles import ancestors, closed_pairs, limited
 from strategies import Builder, Case, cases, examples
 
 from covergraph.bound.constants import release_lipschitz
 from covergraph.bound.derive import derive
 from covergraph.errors import GraphError, UnsupportedOperationError
-from covergraph.graph.augmented import AugmentedGraph, Mode, NormIndicator, PairIndicator, TotalDerivative
+from covergraph.graph.augmented import (
+    AugmentedGraph,
+    ConditionIndicator,
+    Mode,
+    NormIndicator,
+    PairIndicator,
+    TotalDerivative,
+)
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import TANH, affine
 from covergraph.graph.operations import Add, Elementwise, Input, Product, Reshape
@@ -40,16 +48,30 @@ def test_paper_pairs_are_all_ancestor_pairs(case: Case) -> None:
 
 @examples(25)
 @given(cases(), modes)
-def test_hidden_nodes_feed_weights_or_follow_activations(case: Case, mode: Mode) -> None:
+def test_hidden_nodes_are_read_by_their_norm_or_follow_activations(case: Case, mode: Mode) -> None:
     augmented = augment(case.graph, mode=mode)
     base = augmented.base
     above = ancestors(base)
     learned = {v for v in above if v in base.covered or above[v] & set(base.covered)}
-    expected = {base[name].inputs[0] for name in base.covered} & learned
+    expected = limited(base)
     if mode == "paper":
         activations = [node for node in base.nodes if isinstance(node.operation, Elementwise)]
         expected |= {node.name for node in activations if not node.operation.function.is_affine} & learned  # type: ignore[attr-defined]
     assert set(augmented.hidden) == expected
+
+
+@examples(40)
+@given(cases(), modes)
+def test_nodes_with_kinks_and_poles_have_conditions(case: Case, mode: Mode) -> None:
+    augmented = augment(case.graph, mode=mode)
+    base = augmented.base
+    free = [node for node in base.nodes if node.name not in base.data_only]
+    expected = {node.name: condition(node) for node in free if condition(node)}
+    for node in free:  # nothing varies; in paper mode the divisor's derivative does, which reads rho
+        if mode != "paper" and {node.inputs[slot] for slot in condition(node)} <= base.data_only:
+            expected.pop(node.name, None)
+    found = {name: {slot: float(lip) for slot, lip in c.slopes.items()} for name, c in augmented.conditions.items()}
+    assert found == {name: pytest.approx(slopes) for name, slopes in expected.items()}
 
 
 @examples(25)
@@ -65,6 +87,7 @@ def read_off(augmented: AugmentedGraph) -> AugmentedGraph:
     index = augmented.base.index
     operations = [node.operation for node in augmented.nodes]
     hidden = [o.node for o in operations if isinstance(o, NormIndicator)]
+    assert [o.head.name for o in operations if isinstance(o, ConditionIndicator)] == list(augmented.conditions)
     pairs = np.zeros_like(augmented.pairs)
     for o in operations:
         if isinstance(o, PairIndicator):
@@ -73,7 +96,7 @@ def read_off(augmented: AugmentedGraph) -> AugmentedGraph:
     assert tuple(hidden) == augmented.hidden
     totals = {node.name for node in augmented.nodes if isinstance(node.operation, TotalDerivative)}
     assert {f"D[{w},{a}]" for w, a in augmented.pair_names} <= totals
-    return AugmentedGraph(augmented.base, augmented.loss, augmented.mode, hidden, pairs)
+    return AugmentedGraph(augmented.base, augmented.loss, augmented.mode, hidden, pairs, augmented.rules)
 
 
 def long_chain(layers: int, learned_every: int) -> ComputationGraph:
@@ -98,7 +121,7 @@ def test_constants_read_off_the_nodes_equal_those_of_the_matrix(layers: int, lea
     augmented = augment(long_chain(layers, learned_every), mode=mode)
     s = dict.fromkeys(augmented.hidden, 1.5)
     kappa = {pair: 0.5 + 0.1 * (i % 7) for i, pair in enumerate(augmented.pair_names)}
-    taubar = derive(augmented).taubar
+    taubar = derive(augmented).taubar()
     one, two = (release_lipschitz(a, 0.8, s, kappa, taubar) for a in (augmented, read_off(augmented)))
     for name in augmented.base.covered:
         assert one.hidden(name) == two.hidden(name) > 0

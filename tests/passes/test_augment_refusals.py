@@ -24,44 +24,54 @@ def refusal(*nodes: Node) -> str:
     return str(caught.value)
 
 
-def softmax(name: str, source: str) -> Node:
-    return Node(name, op.Softmax(0), (source,), (3,), origin=f"block.{name}")
+def unknown(name: str, source: str) -> Node:
+    """A call of torch without a rule."""
+    operation = op.Call("aten.cumprod.default", (op.Slot(0), 0), (), ((3,),))
+    return Node(name, operation, (source,), (3,), origin=f"block.{name}")
 
 
-def scaled(name: str, source: str) -> Node:
-    return Node(name, op.Affine(True, False), (source,), (3,), (("scale", f"{name}.scale"),), f"block.{name}")
+def masked(name: str, source: str) -> Node:
+    """A learned scale that masks, too, which has no entropy rule."""
+    parameters = (("scale", f"{name}.scale"),)
+    return Node(name, op.Affine(True, False, select=True), (source,), (3,), parameters, f"block.{name}")
 
 
 def test_one_operation_is_named_with_its_node_and_module() -> None:
-    message = refusal(linear("f", "x"), softmax("s", "f"), linear("g", "s"))
+    message = refusal(linear("f", "x"), unknown("s", "f"), linear("g", "s"))
     assert "node 's' (block.s)" in message
-    assert "no derivative-Lipschitz rule for 'softmax'" in message
+    assert "cumprod" in message
     assert "without rule are" not in message
 
 
 def test_all_operations_without_rule_are_listed_with_their_counts() -> None:
-    divided = Node("d", op.Divide(), ("s2", "a"), (3,))
     message = refusal(
-        linear("f", "x"), softmax("s1", "f"), scaled("a", "s1"), softmax("s2", "a"), divided, linear("g", "d")
+        linear("f", "x"), unknown("s1", "f"), masked("a", "s1"), unknown("s2", "a"), linear("g", "s2")
     )
     assert message.startswith("node 's1' (block.s1)")
-    assert message.endswith("; without rule are softmax (2), scale (1), divide (1)")
+    assert message.endswith("; without rule are cumprod (2), mask (1)")
     assert "linear" not in message
 
 
 def test_operations_that_the_output_does_not_use_are_not_listed() -> None:
-    message = refusal(linear("f", "x"), scaled("unused", "f"), softmax("s", "f"), linear("g", "s"))
-    assert "scale" not in message
+    message = refusal(linear("f", "x"), masked("unused", "f"), unknown("s", "f"), linear("g", "s"))
+    assert "mask" not in message
 
 
-def test_a_block_of_a_coarsened_graph_says_so() -> None:
+def test_a_block_of_a_coarsened_graph_is_opened() -> None:
     inner = (linear("f", "x"), Node("t", op.Elementwise(TANH), ("f",), (3,)))
     block = Node("t", op.Composite("body", inner, ("x",), "t"), ("x",), (3,), inner[0].parameters, "body")
-    message = refusal(block, linear("g", "t"))
-    assert "'body' is a block of a coarsened graph; derive bounds on the graph before coarsening" in message
+    opened = augment(ComputationGraph([X, block, linear("g", "t")], "g")).base
+    assert [node.operation.label for node in opened.nodes] == ["input", "linear", "tanh", "linear"]
 
 
-def test_an_affine_map_is_called_by_the_layers_it_comes_from() -> None:
-    message = refusal(linear("f", "x"), scaled("a", "f"), linear("g", "a"))
+def test_a_learned_mask_says_why() -> None:
+    message = refusal(linear("f", "x"), masked("a", "f"), linear("g", "a"))
     assert "node 'a' (block.a)" in message
-    assert "'scale' (BatchNorm in eval mode" in message
+    assert "a learned scale that also masks has no entropy rule" in message
+
+
+def test_a_parameter_of_unknown_size_says_what_to_pass() -> None:
+    node = Node("a", op.Affine(True, False), ("f",), (3,), (("scale", "a.scale"),), "block.a")
+    message = refusal(linear("f", "x"), node, linear("g", "a"))
+    assert "node 'a' (block.a)" in message
+    assert "pass Weights(shapes={name: shape})" in message

@@ -11,7 +11,7 @@ from handmade import linear_node, unary
 from torch import Tensor
 from torch.nn import functional as F
 
-from covergraph.errors import GraphError, UnsupportedOperationError
+from covergraph.errors import GraphError
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.fingerprint import fingerprint
@@ -360,6 +360,6 @@ def test_the_derivative_of_a_chain_passes_through_max_pooling() -> None:
     assert torch.equal(found, expected.reshape(found.shape))
 
 
-def test_bounds_refuse_a_block_by_name() -> None:
-    with pytest.raises(UnsupportedOperationError, match=r"stage\.1\.add.*\(stage\.1\).*'stage\.1'"):
-        augment(coarsen(residual_blocks(), "stage.1"))
+def test_bounds_open_a_block_with_weights() -> None:
+    fine = residual_blocks()
+    assert augment(coarsen(fine, "stage.1")).base.by_name.keys() == augment(fine).base.by_name.keys()

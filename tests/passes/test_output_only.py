@@ -81,7 +81,7 @@ def test_output_only_mode_fails_on_genuine_networks(L: int) -> None:
 def minimal_constant(case: Case) -> float:
     augmented = augment(case.graph, mode="minimal")
     p = levels(augmented)
-    return release_lipschitz(augmented, 2.0, p.s, p.kappa, derive(augmented).taubar).hidden("f3")
+    return release_lipschitz(augmented, 2.0, p.s, p.kappa, derive(augmented).taubar(p)).hidden("f3")
 
 
 def test_minimal_mode_has_a_constant_where_output_only_mode_has_none() -> None:
@@ -89,7 +89,7 @@ def test_minimal_mode_has_a_constant_where_output_only_mode_has_none() -> None:
     augmented = augment(case.graph, mode="output-only")
     assert set(augmented.pair_names) == {("sin3", v) for v in ("f1", "sin1", "f3")}
     p = levels(augmented)
-    constants = release_lipschitz(augmented, 2.0, p.s, p.kappa, derive(augmented).taubar)
+    constants = release_lipschitz(augmented, 2.0, p.s, p.kappa, derive(augmented).taubar(p))
     with pytest.raises(MissingPairError):
         constants.hidden("f3")
     assert minimal_constant(case) == pytest.approx(8, rel=1e-12)

@@ -215,9 +215,9 @@ def test_operations_without_rule_are_refused_by_name() -> None:
     class Unknown(op.Operation):
         pass
 
-    node = Node("v", Unknown(), (), (2,), origin="net.v")
+    node = Node("v", Unknown(), (), (2,), (("weight", "v.weight"),), "net.v")
     with pytest.raises(
-        UnsupportedOperationError, match=r"'v' \(net\.v\): no entropy rule for 'unknown'.*adding_an_op"
+        UnsupportedOperationError, match=r"'v' \(net\.v\): no entropy rule for 'unknown' .*\(weight\).*adding_an_op"
     ):
         class_entropy(node.operation, node, ComputationGraph([node], "v"))
 

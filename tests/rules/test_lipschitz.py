@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from covergraph.errors import UnsupportedOperationError
 from covergraph.graph import operations as op
+from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import (
     ELU,
     GELU,
@@ -30,7 +31,21 @@ from covergraph.graph.functions import (
     affine,
 )
 from covergraph.graph.node import Node
-from covergraph.rules.lipschitz import slot_lipschitz, worst_radius
+from covergraph.rules.lipschitz import slot_lipschitz
+from covergraph.rules.radii import worst_radius
+
+BIASED = (("weight", "v.weight"), ("bias", "v.bias"))
+
+
+def slope_of(operation: op.Operation, slots: int = 1) -> mpmath.mpf:
+    """The constant in a predecessor u that fills the given number of slots."""
+    tail = Node("u", op.Input(), (), (4,))
+    return slot_lipschitz(operation, Node("v", operation, ("u",) * slots, (4,)), tail)
+
+
+def radius_of(node: Node, radii: list[mpmath.mpf], norm: float | None, shift: float | None) -> mpmath.mpf:
+    graph = ComputationGraph([*(Node(u, op.Input(), (), (2, 4)) for u in node.predecessors), node], node.name)
+    return worst_radius(node, graph, radii, norm, shift)
 
 
 def pool_matrix(operation: op.AveragePool, shape: tuple[int, ...]) -> np.ndarray:
@@ -65,14 +80,14 @@ def test_average_pools_never_exceed_their_constant(
     operation = op.AveragePool(kernel, stride, padding, ceil_mode, count_include_pad)
     shape = tuple(k + m for k, m in zip(kernel, more, strict=True))
     norm = spectral(pool_matrix(operation, shape))
-    assert norm <= slot_lipschitz(operation, 1, None) * (1 + 1e-12)
+    assert norm <= slope_of(operation) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("kernel", [(2,), (3,), (2, 3)])
 def test_the_constant_of_disjoint_windows_is_attained(kernel: tuple[int, ...]) -> None:
     operation = op.AveragePool(kernel, kernel, (0,) * len(kernel))
     norm = spectral(pool_matrix(operation, tuple(2 * k for k in kernel)))
-    assert float(slot_lipschitz(operation, 1, None)) == pytest.approx(norm, rel=1e-12)
+    assert float(slope_of(operation)) == pytest.approx(norm, rel=1e-12)
     assert norm == pytest.approx(1 / math.sqrt(math.prod(kernel)))
 
 
@@ -81,7 +96,7 @@ def test_padding_that_does_not_count_can_raise_the_norm() -> None:
     operation = op.AveragePool((4,), (4,), (2,), count_include_pad=False)
     norm = spectral(pool_matrix(operation, (3,)))
     assert norm > 1 / math.sqrt(4)
-    assert norm <= slot_lipschitz(operation, 1, None)
+    assert norm <= slope_of(operation)
 
 
 FUNCTIONS = [TANH, SIGMOID, SOFTPLUS, GELU, SILU, ELU, SIN, affine(-2.5, 1.0)]
@@ -91,7 +106,7 @@ FUNCTIONS = [TANH, SIGMOID, SOFTPLUS, GELU, SILU, ELU, SIN, affine(-2.5, 1.0)]
 def test_slopes_on_a_grid_never_exceed_the_constant_and_come_near(function: ScalarFunction) -> None:
     grid = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
     found = float(function.derivative(grid).abs().max())
-    constant = float(slot_lipschitz(op.Elementwise(function), 1, None))
+    constant = float(slope_of(op.Elementwise(function)))
     assert found <= constant * (1 + 1e-12)
     assert found >= constant * (1 - 1e-6)
 
@@ -99,23 +114,23 @@ def test_slopes_on_a_grid_never_exceed_the_constant_and_come_near(function: Scal
 def test_functions_without_finite_slope_are_refused() -> None:
     square = ScalarFunction("square", T**2, torch.square)
     with pytest.raises(UnsupportedOperationError):
-        slot_lipschitz(op.Elementwise(square), 1, None)
+        slope_of(op.Elementwise(square))
 
 
 @pytest.mark.parametrize("m", [1, 2, 5])
 def test_slots_filled_by_one_node(m: int) -> None:
     """x + ... + x = m x, and m copies side by side have norm sqrt(m); x - x is bounded by 2, not by 0."""
     stacked = np.vstack([np.eye(3)] * m)
-    assert float(slot_lipschitz(op.Add(), m, None)) == pytest.approx(spectral(m * np.eye(3)))
-    assert float(slot_lipschitz(op.Concatenate(0), m, None)) == pytest.approx(spectral(stacked))
-    assert float(slot_lipschitz(op.Subtract(), 2, None)) == 2
-    assert float(slot_lipschitz(op.Reshape(), 1, None)) == 1
+    assert float(slope_of(op.Add(), m)) == pytest.approx(spectral(m * np.eye(3)))
+    assert float(slope_of(op.Concatenate(0), m)) == pytest.approx(spectral(stacked))
+    assert float(slope_of(op.Subtract(), 2)) == 2
+    assert float(slope_of(op.Reshape())) == 1
 
 
 @pytest.mark.parametrize("operation", [op.Product(), op.Input()], ids=lambda o: o.label)
 def test_products_have_no_worst_case_constant(operation: op.Operation) -> None:
     with pytest.raises(UnsupportedOperationError, match=f"'{operation.label}'.*worst-case"):
-        slot_lipschitz(operation, 1, None)
+        slope_of(operation)
 
 
 @dataclass(frozen=True)
@@ -154,9 +169,9 @@ def cases() -> list[Case]:
     kernel, shift = torch.randn(3, 2, 3, dtype=double), torch.randn(3, dtype=double)
     conv = op.Convolution((1,), (1,), (1,), 1, (3,), True)
     return [
-        Case(Node("v", op.Linear(True), ("u",), (2, 3)), weight, bias),
-        Case(Node("v", op.Linear(False), ("u",), (2, 3)), weight),
-        Case(Node("v", conv, ("u",), (3, 4)), kernel, shift),
+        Case(Node("v", op.Linear(True), ("u",), (2, 3), BIASED), weight, bias),
+        Case(Node("v", op.Linear(False), ("u",), (2, 3), BIASED[:1]), weight),
+        Case(Node("v", conv, ("u",), (3, 4), BIASED), kernel, shift),
         *(Case(Node("v", op.Elementwise(f), ("u",), (2, 4))) for f in FUNCTIONS),
         Case(Node("v", op.Add(), ("u", "u2"), (2, 4))),
         Case(Node("v", op.Subtract(), ("u", "u2"), (2, 4))),
@@ -181,7 +196,7 @@ def test_radii_bound_the_root_mean_square_of_hidden_values(case: Case, scale: fl
         bias = None if case.bias is None else float(case.bias.norm())
         radii = [mpmath.mpf(root_mean_square(x)) for x in slots]
         value = root_mean_square(case.apply(*slots))
-        assert value <= worst_radius(case.node, radii, norm, bias) * (1 + 1e-12)
+        assert value <= radius_of(case.node, radii, norm, bias) * (1 + 1e-12)
 
 
 def layer_norm(case: Case) -> float:
@@ -201,22 +216,22 @@ def test_radii_are_attained_where_they_can_be() -> None:
     x[0, :, 0] = 1.0
     node = Node("v", op.Linear(False), ("u",), (2, 4))
     radius = mpmath.mpf(root_mean_square(x))
-    assert float(worst_radius(node, [radius], 3.0, None)) == pytest.approx(
+    assert float(radius_of(node, [radius], 3.0, None)) == pytest.approx(
         root_mean_square(F.linear(x, weight))
     )
     plus = Node("v", op.Add(), ("u", "u2"), (2, 4))
-    assert float(worst_radius(plus, [radius, 2 * radius], None, None)) == pytest.approx(
+    assert float(radius_of(plus, [radius, 2 * radius], None, None)) == pytest.approx(
         root_mean_square(x + 2 * x)
     )
-    biased = Node("v", op.Linear(True), ("u",), (2, 4))
-    assert float(worst_radius(biased, [mpmath.mpf(0)], 3.0, 2.0)) == pytest.approx(2.0 * math.sqrt(2))
+    biased = Node("v", op.Linear(True), ("u",), (2, 4), BIASED)
+    assert float(radius_of(biased, [mpmath.mpf(0)], 3.0, 2.0)) == pytest.approx(2.0 * math.sqrt(2))
     half = Node("v", op.Elementwise(SIGMOID), ("u",), (2, 4))
-    assert float(worst_radius(half, [mpmath.mpf(0)], None, None)) == pytest.approx(0.5 * math.sqrt(8))
+    assert float(radius_of(half, [mpmath.mpf(0)], None, None)) == pytest.approx(0.5 * math.sqrt(8))
 
 
 def test_numbers_beyond_the_doubles_are_kept() -> None:
     node = Node("v", op.Linear(False), ("u",), (2,))
     radius = mpmath.mpf(1)
     for _ in range(400):
-        radius = worst_radius(node, [radius], 1e3, None)
+        radius = radius_of(node, [radius], 1e3, None)
     assert float(mpmath.log10(radius)) == pytest.approx(1200)

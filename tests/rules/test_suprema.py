@@ -294,7 +294,7 @@ def test_bounds_hold_everywhere_and_are_tight(
     phi = c1 * row.phi(c2 * T + c3) + c4 * T
     grid = np.linspace(-12, 12, 24001)  # the inner argument; holds 0 and the ends of ELU's pieces
     t = np.concatenate(
-        [(grid - float(c3)) / float(c2), np.random.default_rng(seed).uniform(-1e3, 1e3, 20_000)]
+        [(grid - float(c3)) / float(c2), np.random.default_rng(seed).uniform(-1e3, 1e3, 20_000), [-1e6, 1e6]]
     )
     inner = np.concatenate([grid, float(c2) * t[grid.size :] + float(c3)])
     values = {
@@ -305,6 +305,4 @@ def test_bounds_hold_everywhere_and_are_tight(
         upper = supremum(phi, order).upper()
         assert values[order].max() <= upper * (1 + 1e-13)
         assert values[order].max() >= upper * (1 - 1e-5)
-    assert supremum(phi, 2).upper() == pytest.approx(
-        float(abs(c1) * c2**2) * supremum(row.phi(T), 2).upper(), rel=1e-6
-    )
+    assert supremum(phi, 2).upper() == pytest.approx(float(abs(c1) * c2**2) * supremum(row.phi(T), 2).upper(), rel=1e-6)
