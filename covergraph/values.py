@@ -42,7 +42,7 @@ class LayerSize:
 
     a = ||[W b]^T - [A b_A]^T||_{2,1} and b = ||W - B||_{1,1}, distances to the reference weights;
     a_zero, b_zero: the same to 0, without bias; operator: ||.||_op of the layer's true linear map;
-    bias: ||b||, or None without bias.
+    bias: ||b||, or None without bias; total: ||theta - theta_0||_1 over all learned parameters of the node.
     """
 
     a: Measurement
@@ -51,6 +51,7 @@ class LayerSize:
     b_zero: Measurement
     operator: Measurement
     bias: Measurement | None
+    total: Measurement
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Measurements:
     """Everything that was measured on one model and one sample; all n samples were measured.
 
     hidden[v]: max ||h_v||; pairs[w, a]: max ||D_{w<-a}||_op; root_mean_square[v]: (mean ||h_v||^2)^(1/2) of
-    data-only nodes; loss: the loss of the bound. The per-sample arrays (n,) hold upper ends of norms; `margins` is
-    None for a user's own loss, whose values are then in `losses`.
+    data-only nodes; shared[g]: ||theta - theta_0||_1 of the parameters that the nodes of a group share; loss: the loss
+    of the bound. The per-sample arrays (n,) hold upper ends of norms, and lower ends of the q_c of conditions;
+    `margins` is None for a user's own loss, whose values are then in `losses`.
     """
 
     n: int
@@ -75,12 +77,20 @@ class Measurements:
     losses: Floats | None
     hidden_values: Mapping[str, Floats] = field(repr=False)
     pair_values: Mapping[Pair, Floats] = field(repr=False)
+    condition_values: Mapping[str, Floats] = field(repr=False, default_factory=dict)
+    shared: Mapping[str, Measurement] = field(repr=False, default_factory=dict)
 
     def __repr__(self) -> str:
         return (
             f"Measurements(n = {self.n}, {self.dtype}, {len(self.hidden)} hidden norms, {len(self.pairs)} pair norms, "
             f"{len(self.layers)} layers, reference: {self.reference})"
         )
+
+    @property
+    def failing(self) -> dict[str, int]:
+        """By condition, on how many samples it cannot hold (q_c = 0): there z = 1."""
+        counts = {name: int(np.sum(values <= 0)) for name, values in self.condition_values.items()}
+        return {name: count for name, count in counts.items() if count}
 
     @property
     def margin(self) -> Measurement | None:
@@ -100,7 +110,7 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The numbers that make z and its class: gamma, s_v, kappa_{w<-a}, and the class radii a_v, b_v.
+    """The numbers that make z and its class: gamma, s_v, kappa_{w<-a}, rho_c, and the class radii a_v, b_v, t_g.
 
     `union_cost` is what their choice after seeing the data adds to ln(1/delta) (Proposition 6): 0 if they were
     fixed in advance. `grid` is beta; `quantile` says which quantile of the margins gave gamma.
@@ -115,4 +125,6 @@ class Parameters:
     grid: float | None = None
     quantile: float | None = None
     floor: float = 0.0
+    rho: Mapping[str, float] = field(default_factory=dict)
+    shared: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)

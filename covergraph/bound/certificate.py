@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import sympy
 
 from covergraph.bound.checks import check_kinds, check_membership, check_same_model, lookup, price
 from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
-from covergraph.bound.derive import Bound, Contribution
+from covergraph.bound.derive import Bound, Contribution, Group, upper
 from covergraph.bound.paper import PaperValue
 from covergraph.bound.paper_values import paper_values
 from covergraph.bound.product import ProductBound, product_of_lipschitz
@@ -141,7 +142,8 @@ def certify(
     check_kinds(measurements)
     check_membership(measurements, parameters)
     tau = loss_slope(bound, parameters)
-    constants = release_lipschitz(bound.augmented, tau, parameters.s, parameters.kappa, bound.taubar)
+    taubar = bound.taubar(parameters, measurements)
+    constants = release_lipschitz(bound.augmented, tau, parameters.s, parameters.kappa, taubar, parameters.rho)
     shares = _shares(bound, constants, measurements, parameters)
     C = complexity([s.weight for s in shares], [s.root for s in shares]) * ROUNDING
     training = float(np.mean(augmented_loss(bound, measurements, parameters, allowance=ROUNDING - 1)))
@@ -177,7 +179,7 @@ def loss_slope(bound: Bound, parameters: Parameters) -> float:
 
 
 def augmented_loss(bound: Bound, measurements: Measurements, parameters: Parameters, allowance: float = 0.0) -> Floats:
-    """z on every sample, from the upper ends of its norms: shape (n,).
+    """z on every sample, from the upper ends of its norms and the lower ends of its conditions: shape (n,).
 
     `allowance`: a relative error of norms, and of margins relative to the largest one, for which z is still an
     upper end.
@@ -194,6 +196,9 @@ def augmented_loss(bound: Bound, measurements: Measurements, parameters: Paramet
         product *= _indicator(measurements.hidden_values[v], lookup(parameters.s, v, "s"), allowance)
     for pair in bound.augmented.pair_names:
         product *= _indicator(measurements.pair_values[pair], lookup(parameters.kappa, pair, "kappa"), allowance)
+    for name in bound.augmented.conditions:
+        level = lookup(parameters.rho, name, "rho")
+        product *= np.clip(2 * measurements.condition_values[name] * (1 - allowance) / level - 1, 0, 1)
     result: Floats = 1 + (loss - 1) * product
     return result
 
@@ -206,26 +211,66 @@ def _indicator(values: Floats, threshold: float, allowance: float) -> Floats:
 def _shares(
     bound: Bound, constants: ReleaseLipschitz, measurements: Measurements, parameters: Parameters
 ) -> tuple[Share, ...]:
-    rows = [(c, *weight_and_root(bound, c, constants, measurements, parameters)) for c in bound.contributions]
-    total = sum((K * E) ** (2 / 3) for _, K, E in rows)
-    return tuple(Share(c, K, E, (K * E) ** (2 / 3) / total if total else 0.0) for c, K, E in rows)
+    """The covered classes with their numbers; of each group the smaller of two covers."""
+    numbers = _Numbers(bound, constants, measurements, parameters)
+    rows = {id(c): (c, *numbers.weight_and_root(c)) for c in bound.contributions}
+    for group in bound.groups:
+        tied = [rows[id(c)] for _, c in group.parts]
+        together = (group.contribution, *numbers.group(group, [K for _, K, _ in tied]))
+        if _size(*together[1:]) < sum(_size(K, E) for _, K, E in tied):
+            for c, *_ in tied:
+                del rows[id(c)]
+            rows[id(group.contribution)] = together
+    total = sum(_size(K, E) for _, K, E in rows.values())
+    return tuple(Share(c, K, E, _size(K, E) / total if total else 0.0) for c, K, E in rows.values())
 
 
-def weight_and_root(
-    bound: Bound,
-    contribution: Contribution,
-    constants: ReleaseLipschitz,
-    measurements: Measurements,
-    parameters: Parameters,
-) -> tuple[float, float]:
-    """K_g and E_g of one covered class as numbers."""
-    name, entropy = contribution.node, contribution.entropy
-    (u,) = bound.graph[name].predecessors
-    if contribution.kind == "derivative":
-        b = lookup(parameters.b, name, "b")
-        return constants.jacobian(name, u), b * math.sqrt(2 * entropy.gain * math.log(entropy.derivative_count))
-    data_only = u in bound.graph.data_only
-    radius = measurements.root_mean_square[u].upper if data_only else 2 * lookup(parameters.s, u, "s")
-    a = lookup(parameters.a, name, "a")
-    size = a * math.hypot(math.sqrt(entropy.gain) * radius, math.sqrt(entropy.positions))
-    return constants.hidden(name), size * math.sqrt(2 * math.log(entropy.count))
+def _size(K: float, E: float) -> float:
+    return float((K * E) ** (2 / 3))
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """K_g and E_g of covered classes as numbers."""
+
+    bound: Bound
+    constants: ReleaseLipschitz
+    measurements: Measurements
+    parameters: Parameters
+
+    def weight_and_root(self, contribution: Contribution) -> tuple[float, float]:
+        """K_g and E_g of the values or the derivatives of one node."""
+        name, entropy = contribution.node, contribution.entropy
+        if contribution.kind == "derivative":
+            b = lookup(self.parameters.b, name, "b")
+            (u,) = self.bound.graph[name].predecessors
+            root = b * math.sqrt(2 * entropy.gain * math.log(entropy.derivative_count))
+            return self.constants.jacobian(name, u), root
+        size = lookup(self.parameters.a, name, "a") * self.sensitivity(contribution, self.radius(name))
+        return self.constants.hidden(name), size * math.sqrt(2 * math.log(entropy.count))
+
+    def group(self, group: Group, weights: Sequence[float]) -> tuple[float, float]:
+        """K_g = sum of kappatilde_{h_v} r_v + kappatilde_J r^J and E_g of a group (Theorem 1')."""
+        parts = [c for _, c in group.parts]
+        K = sum(w * self.sensitivity(c, self.radius(c.node)) for w, c in zip(weights, parts, strict=True))
+        t = lookup(self.parameters.shared, group.nodes[0], "t")
+        return K, t * math.sqrt(2 * math.log(group.contribution.entropy.count))
+
+    def sensitivity(self, contribution: Contribution, radius: float) -> float:
+        """(gain s^2 + positions)^(1/2) for values, gain^(1/2) for derivatives."""
+        root = math.sqrt(contribution.entropy.gain)
+        if contribution.kind == "derivative":
+            return root
+        return math.hypot(root * radius, math.sqrt(contribution.entropy.positions))
+
+    def radius(self, name: str) -> float:
+        """The norm of what a covered node reads: the root mean square if that is data-only, else where z < 1."""
+        node, graph = self.bound.graph[name], self.bound.graph
+        if not node.inputs or not self.bound.augmented.rules[name].entropy.gain:
+            return 0.0
+        u = node.inputs[0]
+        if u in graph.data_only:
+            return self.measurements.root_mean_square[u].upper
+        if u in self.bound.augmented.hidden:
+            return 2 * lookup(self.parameters.s, u, "s")
+        return upper(self.bound.symbols.limit(u))

@@ -41,7 +41,7 @@ def price(parameters: Parameters, choices: int) -> float:
 def _check_grid(parameters: Parameters, grid: float) -> None:
     if not 1 < grid <= 10:
         raise ParameterError(f"bound: the grid is {grid}, expected a ratio above 1 and at most 10, e.g. 1.05")
-    tables = (parameters.s, parameters.kappa, parameters.a, parameters.b)
+    tables = (parameters.s, parameters.kappa, parameters.a, parameters.b, parameters.rho, parameters.shared)
     values = [v for table in tables for v in table.values()] + ([parameters.gamma] if parameters.gamma else [])
     exponents = [round(math.log(v) / math.log(grid)) if v > 0 else 0 for v in values]
     off = [v for v, m in zip(values, exponents, strict=True) if not math.isclose(grid**m, v, rel_tol=1e-9)]
@@ -71,6 +71,11 @@ def check_same_model(bound: Bound, measurements: Measurements) -> None:
             f"bound: the measurements are of the loss {measurements.loss!r}, expected {bound.augmented.loss!r}; "
             "measure with this bound"
         )
+    unmeasured = [name for name in bound.augmented.conditions if name not in measurements.condition_values]
+    if unmeasured:
+        raise ParameterError(
+            f"bound: the measurements lack the condition of {unmeasured[0]!r}; measure with this bound"
+        )
     lacking = [pair for pair in bound.augmented.pair_names if pair not in measurements.pair_values]
     if lacking:
         raise ParameterError(
@@ -90,9 +95,17 @@ def check_kinds(measurements: Measurements) -> None:
 
 
 def check_membership(measurements: Measurements, parameters: Parameters) -> None:
-    """The class radii a, b must not be below the measured distances (rounding aside)."""
+    """The class radii a, b, t must not be below the measured distances (rounding aside)."""
+    for name, distance in measurements.shared.items():
+        if not lookup(parameters.shared, name, "t") >= distance.lower:
+            raise ParameterError(
+                f"bound: t of {name!r} is {parameters.shared[name]:.6g}, expected at least the measured distance "
+                f"{distance.lower:.6g}: the trained network must lie in the class; raise it"
+            )
     for symbol, radii in (("a", parameters.a), ("b", parameters.b)):
         for name, layer in measurements.layers.items():
+            if symbol == "b" and name not in radii:
+                continue  # without a class of derivatives nothing reads b
             measured: float = getattr(layer, symbol).lower
             if not lookup(radii, name, symbol) >= measured:
                 raise ParameterError(

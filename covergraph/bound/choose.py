@@ -27,9 +27,10 @@ def choose(
 ) -> Parameters:
     """Round the measured numbers outwards on the grid beta^m and pick gamma; the union cost is recorded.
 
-    s, kappa, a, b: the measured maxima (upper ends), at least `floor` (default 1/k, k the position of the
-    output), rounded up. gamma: the given quantile of the margins rounded down; "auto" takes that of 0, 1, 5, 10,
-    25 % whose certificate is smallest. `grid` and `floor` must be fixed before the data are seen.
+    s, kappa, a, b, t: the measured maxima (upper ends), at least `floor` (default 1/k, k the position of the
+    output), rounded up. rho: the smallest positive q of the sample, rounded down; where q = 0, z is 1. gamma: the given
+    quantile of the margins rounded down; "auto" takes that of 0, 1, 5, 10, 25 % whose certificate is smallest. `grid`
+    and `floor` must be fixed before the data are seen.
     Raises `MarginError` if no margin is positive, `ParameterError` for a grid <= 1 or a quantile outside [0, 1).
     """
     check_same_model(bound, measurements)
@@ -44,7 +45,7 @@ def choose(
 
 
 def _rounded(bound: Bound, measured: Measurements, grid: float, floor: float) -> dict[str, dict[Any, int]]:
-    """Exponents of s, kappa, a, b."""
+    """Exponents of s, kappa, a, b, t, rho."""
 
     def up(values: Mapping[Any, Measurement]) -> dict[Any, int]:
         for key, value in values.items():
@@ -56,12 +57,23 @@ def _rounded(bound: Bound, measured: Measurements, grid: float, floor: float) ->
         "s": up({v: measured.hidden[v] for v in bound.augmented.hidden}),
         "kappa": up({pair: measured.pairs[pair] for pair in bound.augmented.pair_names}),
         "a": up({name: layer.a for name, layer in measured.layers.items()}),
-        "b": up({name: layer.b for name, layer in measured.layers.items()}),
+        "b": up({c.node: measured.layers[c.node].b for c in bound.contributions if c.kind == "derivative"}),
+        "shared": up({group.nodes[0]: measured.shared[group.nodes[0]] for group in bound.groups}),
+        "rho": {name: _level(measured.condition_values[name], grid) for name in bound.augmented.conditions},
     }
     largest = max(e for table in exponents.values() for e in table.values())
     if largest * math.log(grid) > 650:
         raise ParameterError(f"choose: a parameter is {grid:g}^{largest}, beyond double precision; rescale the network")
     return exponents
+
+
+def _level(values: Floats, grid: float) -> int:
+    """The exponent of rho: the smallest positive q rounded down; 0 if there is none, or none that is finite.
+
+    If no sample fulfills the condition, z = 1 on all whatever rho is; if nothing can fail it, every rho will do.
+    """
+    usable = values[(values > 0) & np.isfinite(values)]
+    return grid_down(float(usable.min()), grid) if len(usable) else 0
 
 
 def _parameters(

@@ -2,7 +2,8 @@
 
 With K[w, a] = kappabar_{w<-a} (unit diagonal), R[w, a] = 1/kappa_{w<-a} on P and M = K^T R K^T,
     kappatilde_J(x, u) = M[x, u],
-    kappatilde_h(v)    = tau K[k, v] + sum_{w in S} K[w, v] / s_w + sum_{u'} t[u'] K[u', v],
+    kappatilde_h(v)    = tau K[k, v] + sum_{w in S} K[w, v] / s_w + sum_c (2/rho_c) sum_u Lip_u(q_c) K[u, v]
+                         + sum_{u'} t[u'] K[u', v],
     t[u'] = sum_x sum_u M[x, u] taubar_{x;u,u'}.
 An entry of K whose pair is reachable but not in P is unknown; whatever would read it raises `MissingPairError`.
 """
@@ -63,8 +64,9 @@ def release_lipschitz(
     s: Mapping[str, float],
     kappa: Mapping[Pair, float],
     taubar: Mapping[tuple[int, int, int], float],
+    rho: Mapping[str, float] | None = None,
 ) -> ReleaseLipschitz:
-    """All constants of Theorem 2; `taubar[x, u, u']` by position in the base graph.
+    """All constants of Theorem 2; `taubar[x, u, u']` by position in the base graph, `rho` by conditioned node.
 
     Raises `ParameterError` if a value is missing or not positive and finite.
     """
@@ -77,7 +79,7 @@ def release_lipschitz(
     reach = base.reach | np.eye(len(base), dtype=bool)
     missing = reach & ~known
     M_missing = _any_path(missing, pairs, reach) | _any_path(reach, pairs, missing)
-    inverse_s = _inverse_s(augmented, s)
+    inverse_s = _inverse_s(augmented, s) + _inverse_rho(augmented, rho or {})
     t, t_missing = _curvature(M, M_missing, taubar)
     k = base.index[base.output]
     h = tau * K[k] + inverse_s @ K + t @ K
@@ -105,10 +107,23 @@ def _inverse_s(augmented: AugmentedGraph, s: Mapping[str, float]) -> Floats:
     return inverse
 
 
+def _inverse_rho(augmented: AugmentedGraph, rho: Mapping[str, float]) -> Floats:
+    """By node u: the sum of 2 Lip_u(q_c) / rho_c over the conditions c that read it."""
+    inverse = np.zeros(len(augmented.base))
+    for name, condition in augmented.conditions.items():
+        level = _positive(rho, name, "rho")
+        for slot, slope in condition.slopes.items():
+            u = augmented.base[name].inputs[slot]
+            inverse[augmented.base.index[u]] += 2 / level * float(slope) * (1 + 2**-50)
+    return inverse
+
+
 def _curvature(M: Floats, M_missing: Bools, taubar: Mapping[tuple[int, int, int], float]) -> tuple[Floats, Bools]:
     """t[u'] and where it needs an unknown entry of M."""
     t, missing = np.zeros(len(M)), np.zeros(len(M), dtype=bool)
     for (x, u, v), value in taubar.items():
+        if value == 0:
+            continue
         t[v] += M[x, u] * value
         missing[v] |= M_missing[x, u]
     return t, missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,11 @@ import sympy
 from covergraph.bound.symbols import Symbols
 from covergraph.bound.tables import IndexedSum
 from covergraph.bound.theorem import CERTIFICATE, RADEMACHER
-from covergraph.errors import GraphError
+from covergraph.errors import GraphError, ParameterError, UnsupportedOperationError
 from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.rules.entropy import ClassEntropy, class_entropy
+from covergraph.graph.groups import shared_groups
+from covergraph.rules.entropy import ClassEntropy
 from covergraph.values import Measurements, Pair, Parameters
 
 if TYPE_CHECKING:
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One covered class: the values of a node, or the derivatives of its edge.
+    """One covered class: the values of a node, the derivatives of its edge, or all of a group that shares parameters.
 
     Its entropy is at most ceil(coefficient / eps^2) * logarithm; `weight` is the release-Lipschitz constant K_g.
     """
 
     node: str
-    kind: Literal["value", "derivative"]
+    kind: Literal["value", "derivative", "shared"]
     weight: sympy.Symbol
     coefficient: sympy.Expr
     logarithm: sympy.Expr
@@ -41,6 +43,24 @@ class Contribution:
     def E(self) -> sympy.Expr:
         """E_g = (2 coefficient logarithm)^(1/2); the 2 pays for the ceiling (Proposition 3)."""
         return sympy.sqrt(2 * self.coefficient * self.logarithm)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes that share parameters by name, covered together (Theorem 1').
+
+    `parts` are (r, c): the weight K_g of `contribution` is the sum of r * c.weight over the members' contributions c.
+    """
+
+    nodes: tuple[str, ...]
+    parameters: tuple[str, ...]
+    contribution: Contribution
+    parts: tuple[tuple[sympy.Expr, Contribution], ...]
+
+    @property
+    def weight(self) -> sympy.Expr:
+        """K_g = sum of kappatilde_{h_v} r_v + kappatilde_J r^J."""
+        return sympy.Add(*[r * c.weight for r, c in self.parts])
 
 
 class ByNode(Mapping[Any, sympy.Expr]):
@@ -79,6 +99,7 @@ class Bound:
     kappa_h: Mapping[str, sympy.Expr]
     kappa_J: Mapping[Pair, sympy.Expr]
     contributions: tuple[Contribution, ...]
+    groups: tuple[Group, ...] = ()
 
     @property
     def graph(self) -> ComputationGraph:
@@ -92,9 +113,16 @@ class Bound:
 
     @property
     def C(self) -> sympy.Expr:
-        """C = (sum_g (K_g E_g)^(2/3))^(3/2), with one symbol per K_g (Proposition 3)."""
-        third = sympy.Rational(2, 3)
-        total = sympy.Add(*[(g.weight * g.E) ** third for g in self.contributions], evaluate=False)
+        """C = (sum_g (K_g E_g)^(2/3))^(3/2), with one symbol per K_g (Proposition 3).
+
+        Of a group that shares parameters the smaller of two covers counts: node by node, or together (Theorem 1').
+        """
+        tied = {id(c) for group in self.groups for _, c in group.parts}
+        terms = [_term(c) for c in self.contributions if id(c) not in tied]
+        for group in self.groups:
+            untied = sympy.Add(*[_term(c) for _, c in group.parts], evaluate=False)
+            terms.append(sympy.Min(untied, _term(group.contribution), evaluate=False))
+        total = sympy.Add(*terms, evaluate=False)
         return sympy.Pow(total, sympy.Rational(3, 2), evaluate=False)
 
     @property
@@ -120,11 +148,49 @@ class Bound:
         extra = [pair for expression in self.paper for pair in expression.pairs]
         return tuple(dict.fromkeys([*self.augmented.pair_names, *extra]))
 
-    @cached_property
-    def taubar(self) -> dict[tuple[int, int, int], float]:
-        """taubar_{x;u,u'} as numbers that are not below the symbolic ones, by position in the graph."""
+    def taubar(
+        self, parameters: Parameters | None = None, measurements: Measurements | None = None
+    ) -> dict[tuple[int, int, int], float]:
+        """taubar_{x;u,u'} as numbers that are not below the symbolic ones, by position in the graph.
+
+        Where they depend on levels s and rho, or on norms of data-only nodes, these are read. Raises `ParameterError`
+        if one is lacking.
+        """
         first = self.symbols.first
-        return {(x - first, u - first, v - first): _upper(value) for (x, u, v), value in self.symbols.curved.items()}
+        found: dict[tuple[int, int, int], float] = {}
+        for (x, u, v), value in self.symbols.curved.items():
+            number = self._upper(value, parameters, measurements)
+            if not math.isfinite(number):
+                node = self.graph[self.symbols.name(x)]
+                raise UnsupportedOperationError(
+                    f"node {node.name!r} ({node.origin or 'top level'}): taubar of {node.operation.label!r} is beyond "
+                    f"double precision at the norms of this sample ({value}); scale what it reads, or bound it"
+                )
+            found[x - first, u - first, v - first] = number
+        return found
+
+    def _upper(self, value: sympy.Expr, parameters: Parameters | None, measurements: Measurements | None) -> float:
+        table = {symbol: self._level(symbol, parameters, measurements) for symbol in value.free_symbols}
+        return upper(value.xreplace(table))
+
+    def _level(
+        self, symbol: sympy.Basic, parameters: Parameters | None, measurements: Measurements | None
+    ) -> sympy.Rational:
+        kind, node = self._levels[symbol]
+        values: Mapping[str, Any] = getattr(parameters, kind, {}) if kind in ("s", "rho") else {}
+        if kind == "norm" and measurements is not None:
+            values = {node: measurements.hidden[node].upper}
+        if node not in values:
+            raise ParameterError(f"bound: taubar depends on {symbol} of {node!r}, which is not given; use choose(...)")
+        return sympy.Rational(values[node])
+
+    @cached_property
+    def _levels(self) -> dict[sympy.Basic, tuple[str, str]]:
+        """What the symbols in taubar stand for."""
+        names = [node.name for node in self.graph.nodes]
+        known: dict[sympy.Basic, tuple[str, str]] = {self.symbols.s(name): ("s", name) for name in names}
+        known |= {self.symbols.rho(name): ("rho", name) for name in names}
+        return known | {self.symbols.limit(name): ("norm", name) for name in self.graph.data_only}
 
     def evaluate(
         self,
@@ -170,12 +236,14 @@ def derive(augmented: AugmentedGraph) -> Bound:
     base = augmented.base
     hidden = tuple(node.name for node in base.nodes if node.name not in base.data_only)
     edges = tuple((node.name, u) for node in base.nodes for u in node.predecessors)
+    contributions = tuple(_contributions(symbols))
     return Bound(
         augmented,
         symbols,
         ByNode(hidden, lambda name: hidden_constant(symbols, symbols.place(name))),
         ByNode(edges, lambda edge: jacobian_constant(symbols, *map(symbols.place, edge))),
-        tuple(_contributions(symbols)),
+        contributions,
+        tuple(_groups(symbols, contributions)),
     )
 
 
@@ -186,12 +254,14 @@ def jacobian_constant(symbols: Symbols, x: Any, u: Any) -> sympy.Expr:
 
 
 def hidden_constant(symbols: Symbols, v: int) -> sympy.Expr:
-    """kappatilde_{h_v} of Theorem 2: through the loss, through norms, through varying Jacobians."""
+    """kappatilde_{h_v} of Theorem 2: through the loss, norms, conditions (Theorem 2'), and varying Jacobians."""
     w, a, x, u, v1 = sympy.symbols("w a x u u'", integer=True)
     bar, first, last = symbols.kappabar, symbols.first, symbols.last
     tau = symbols.augmented.loss.tau(symbols.base[symbols.base.output])
     loss = tau * bar[last, v]
     norms = IndexedSum(bar[w, v] * symbols.hidden[w], (w, v, last))
+    if symbols.augmented.conditions:
+        norms += IndexedSum(bar[w, v] * symbols.slope[w], (w, v, last))
     if v == last:
         return loss + norms
     curved = symbols.taubar[x, u, v1] * bar[v1, v] * _through(symbols, w, a, x, u)
@@ -206,23 +276,50 @@ def _through(symbols: Symbols, w: Any, a: Any, x: Any, u: Any) -> sympy.Expr:
 
 def _contributions(symbols: Symbols) -> Iterator[Contribution]:
     for name in symbols.base.covered:
-        node = symbols.base[name]
-        entropy = class_entropy(node.operation, node, symbols.base)
+        entropy = symbols.augmented.rules[name].entropy
         assert entropy is not None
         radius = symbols.radius(name)
         value = symbols.a(name) ** 2 * (entropy.gain * radius**2 + entropy.positions)
-        derivative = symbols.b(name) ** 2 * entropy.gain
         weight = symbols.weight
         yield Contribution(name, "value", weight(name, "value"), value, _log(entropy.count), entropy)
-        yield Contribution(
-            name, "derivative", weight(name, "derivative"), derivative, _log(entropy.derivative_count), entropy
-        )
+        if entropy.derivative_count:
+            derivative = symbols.b(name) ** 2 * entropy.gain
+            logarithm = _log(entropy.derivative_count)
+            yield Contribution(name, "derivative", weight(name, "derivative"), derivative, logarithm, entropy)
+
+
+def _groups(symbols: Symbols, contributions: tuple[Contribution, ...]) -> Iterator[Group]:
+    """The groups of two or more nodes that share a parameter by name (Theorem 1')."""
+    base = symbols.base
+    for nodes in shared_groups(base):
+        parameters = tuple(dict.fromkeys(name for v in nodes for _, name in base[v].parameters))
+        if any(name not in base.weights.shapes for name in parameters):
+            continue  # of unknown size; covered node by node, which is valid too
+        count = 2 * sum(math.prod(base.weights.shapes[name]) for name in parameters)
+        entropy = ClassEntropy(0, 1, count, 0, "Theorem 1' (Maurey, shared parameters)")
+        first = nodes[0]
+        coefficient = symbols.t(first) ** 2
+        together = Contribution(first, "shared", symbols.weight(first, "shared"), coefficient, _log(count), entropy)
+        parts = tuple((_sensitivity(symbols, c), c) for c in contributions if c.node in nodes)
+        yield Group(nodes, parameters, together, parts)
+
+
+def _sensitivity(symbols: Symbols, c: Contribution) -> sympy.Expr:
+    """r_v = (gain s^2 + positions)^(1/2), r^J = gain^(1/2): what a change of the parameters by 1 does to the class."""
+    if c.kind == "derivative":
+        return sympy.sqrt(c.entropy.gain)
+    radius = symbols.radius(c.node) if c.entropy.gain else sympy.Integer(0)
+    return sympy.sqrt(c.entropy.gain * radius**2 + c.entropy.positions)
+
+
+def _term(c: Contribution) -> sympy.Expr:
+    return (c.weight * c.E) ** sympy.Rational(2, 3)
 
 
 def _log(count: int) -> sympy.Expr:
     return sympy.log(sympy.Integer(count), evaluate=False)
 
 
-def _upper(value: sympy.Expr) -> float:
+def upper(value: sympy.Expr) -> float:
     """A double that is not below an exact positive expression."""
     return float(sympy.N(value, 30)) * (1 + 2**-50)

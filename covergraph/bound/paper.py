@@ -76,6 +76,12 @@ _HIDDEN = (
         (j, 1, 2 * r - 1),
     )
 )
+_rho = sympy.IndexedBase(r"\rho")
+_HIDDEN_RELU = (
+    _sigma[2 * r - 1, 2 * i] / GAMMA
+    + IndexedSum(_sigma[2 * i1, 2 * i] / _t[i1], (i1, i, r - 1))
+    + IndexedSum(_sigma[2 * i1 - 1, 2 * i] / _rho[i1], (i1, i, r - 1))
+)
 _THEOREM_51 = (
     IndexedSum((_hidden[i] * _a[i] * _t[i - 1]) ** _THIRD + (_jacobian[i] * _b[i]) ** _THIRD, (i, 1, r)) ** _CUBE
     / sympy.sqrt(N)
@@ -131,18 +137,38 @@ def _misfit(node: Node, place: int) -> str:
 
 
 def paper_expressions(bound: Bound) -> tuple[PaperExpression, ...]:
-    """Lemma 4.1, Theorems 4.2 and 4.3, eq. (4), Theorems 5.1 and 1.1, and the sum of Fig. 1."""
+    """Lemma 4.1, Theorems 4.2 and 4.3, eq. (4), Theorems 5.1 and 1.1, Section H for ReLU, and the sum of Fig. 1.
+
+    Section H is the sketch for ReLU networks: conditions on the pre-activations, at levels rho_i, in place of the
+    curvature of phi. Section G, for recurrent networks, is Theorem 1' and part of the certificate.
+    """
     layers, reason = layers_of(bound)
+    smooth, kinked = _by_activation(bound, layers, reason)
     sequential = "" if bound.graph.sequential else "the graph is not sequential"
+    if not sequential and bound.graph.inputs[0].kind != "float":
+        sequential = "the input is not real"
     every = tuple((layers[w], layers[a]) for w in range(1, len(layers)) for a in range(w))
     outputs = tuple((layers[-1], a) for a in layers[2:-1:2])
     definitions = ((_hidden[i], _HIDDEN), (_jacobian[i], _JACOBIAN))
+    relu = ((_hidden[i], _HIDDEN_RELU), (_jacobian[i], _JACOBIAN))
     return (
         PaperExpression("Lemma 4.1", _LEMMA_41, (), (), sequential),
         PaperExpression("Theorem 4.2", _THEOREM_42, (), (), sequential),
         PaperExpression("Theorem 4.3 (eq. 5)", _THEOREM_42, (), (), sequential),
         PaperExpression("eq. (4)", _EQUATION_4, (), (), sequential),
-        PaperExpression("Theorem 5.1", _THEOREM_51, definitions, every, reason),
-        PaperExpression("Theorem 1.1", _THEOREM_11, (), every, reason),
+        PaperExpression("Theorem 5.1", _THEOREM_51, definitions, every, smooth),
+        PaperExpression("Theorem 1.1", _THEOREM_11, (), every, smooth),
+        PaperExpression("Section H", _THEOREM_51, relu, every, kinked),
         PaperExpression("Fig. 1", _FIGURE_1, (), outputs, reason),
     )
+
+
+def _by_activation(bound: Bound, layers: tuple[str, ...], reason: str) -> tuple[str, str]:
+    """Why the expressions for smooth activations, and those for piecewise linear ones, do not apply."""
+    if reason or len(layers) < 3:
+        return reason, reason or "there is no activation"
+    rule = bound.augmented.rules[layers[2]]
+    label = bound.graph[layers[2]].operation.label
+    if rule.condition is None:
+        return "", f"{label} is smooth; Theorem 5.1 applies"
+    return f"{label} has kinks; Section H applies", f"{label} is not piecewise linear" if rule.taubar else ""

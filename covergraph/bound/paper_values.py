@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from covergraph.bound.checks import lookup
 from covergraph.bound.constants import ReleaseLipschitz
+from covergraph.bound.derive import upper
 from covergraph.bound.paper import PaperExpression, PaperValue, layers_of
 from covergraph.bound.product import product_of_lipschitz
-from covergraph.graph.operations import Elementwise
-from covergraph.rules.smoothness import curvature
 from covergraph.values import Floats, Measurements, Parameters
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ def paper_values(
             case "eq. (4)":
                 number = _equation_4(bound, measurements, parameters, constants) + tail
                 return number, "kappa of Theorem 2, of values only; entropies s^2/eps^2"
-            case "Theorem 5.1":
+            case "Theorem 5.1" | "Section H":
                 zero = _zero_norm(bound, measurements)
                 if zero:
                     return None, zero
-                return theorem_51(bound, measurements, parameters.gamma or 0.0, tail), "at the certificate's gamma"
+                number = theorem_51(bound, measurements, parameters.gamma or 0.0, tail, parameters.rho)
+                return number, "at the certificate's gamma" + " and rho" * (expression.name == "Section H")
             case "Theorem 1.1":
                 return _theorem_11(bound, measurements, parameters.gamma or 0.0, tail)
             case _:
@@ -70,7 +72,8 @@ def _equation_4(bound: Bound, measurements: Measurements, parameters: Parameters
     total = 0.0
     for name in bound.graph.covered:
         (u,) = bound.graph[name].predecessors
-        radius = parameters.s.get(u) or measurements.root_mean_square[u].upper
+        measured = measurements.root_mean_square.get(u, measurements.hidden[u])
+        radius = parameters.s.get(u, measured.upper)
         total += (constants.hidden(name) * radius) ** (2 / 3)
     return float(total**1.5 / math.sqrt(measurements.n))
 
@@ -84,18 +87,25 @@ def _zero_norm(bound: Bound, measurements: Measurements) -> str:
     return f"it divides by {zeros[0]}, which is 0 (xi = 0)" if zeros else ""
 
 
-def theorem_51(bound: Bound, measurements: Measurements, gamma: float, tail: float) -> float:
-    """Theorem 5.1 with hidden constants 1, by the matrix form with K = sigma and R = 1/sigma on all pairs."""
+def theorem_51(
+    bound: Bound, measurements: Measurements, gamma: float, tail: float, rho: Mapping[str, float] | None = None
+) -> float:
+    """Theorem 5.1 with hidden constants 1, by the matrix form with K = sigma and R = 1/sigma on all pairs.
+
+    For activations with kinks Section H: 1/rho of the condition on each pre-activation in place of the curvature.
+    """
     layers, _ = layers_of(bound)
     K, R = _sigmas(layers, measurements)
     M = K.T @ R @ K.T
-    activation = bound.graph[layers[2]].operation if len(layers) > 2 else None
-    curve = float(curvature(activation).upper()) if isinstance(activation, Elementwise) else 0.0
+    taubar = bound.augmented.rules[layers[2]].taubar if len(layers) > 2 else {}
+    curve = sum(upper(value) for value in taubar.values())
     inverse_t = np.zeros(len(layers))
     t = np.zeros(len(layers))
     for place in range(2, len(layers), 2):
         inverse_t[place] = 1 / measurements.hidden[layers[place]].upper
         t[place - 1] = curve * M[place, place - 1]
+        if layers[place] in bound.augmented.conditions:
+            t[place - 1] += 1 / lookup(rho or {}, layers[place], "rho")
     hidden = K[-1] / gamma + inverse_t @ K + t @ K
     total = 0.0
     for place in range(1, len(layers), 2):

@@ -6,15 +6,19 @@ This is the one place that computes operator norms of total derivatives; a faste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.interpreter import Context, edge_jacobian, identity_tangents, tangent
+from covergraph.graph.interpreter import Context, identity_tangents, tangent
+from covergraph.graph.node import Node
+from covergraph.graph.operations import Concatenate
+from covergraph.measure.edges import edge_bound
 from covergraph.measure.norms import rounding, spectral_norms
-from covergraph.values import Pair
+from covergraph.values import Floats, Pair
 
 Values = Mapping[str, Tensor]
 MEMORY = 256 * 2**20
@@ -63,28 +67,75 @@ def _chunks(graph: ComputationGraph, values: Values, source: str) -> Iterator[Va
 def filled_norms(
     graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair]
 ) -> dict[Pair, Tensor]:
-    """Upper bounds sum_u ||J_{w,u}(x)|| kappa_{u<-a}(x) instead of the norms themselves (Proposition 2)."""
-    edges = edge_norms(graph, values, context)
+    """Upper bounds sum_u ||J_{w,u}(x)|| kappa_{u<-a}(x) instead of the norms themselves (Proposition 2).
+
+    All sources at once: one matrix (sources, batch) a node, in double precision; infinite where it overflows.
+    """
+    sources = {a: i for i, a in enumerate(dict.fromkeys(a for _, a in pairs))}
+    wanted: dict[str, list[str]] = {}
+    for w, a in pairs:
+        wanted.setdefault(w, []).append(a)
+    edges = {edge: norm.double().cpu().numpy() for edge, norm in _needed_edges(graph, values, context, pairs)}
+    last = {u: x for x, u in edges}
+    slack = 1 + rounding(torch.float64, 1, len(graph))
+    bounds: dict[str, Floats] = {}
     result: dict[Pair, Tensor] = {}
-    for a in dict.fromkeys(a for _, a in pairs):
-        bounds: dict[str, Tensor] = {a: torch.ones_like(next(iter(edges.values())))}
-        for node in graph.nodes[graph.index[a] + 1 :]:
-            terms = [edges[node.name, u] * bounds[u] for u in node.predecessors if u in bounds]
-            if terms:
-                bounds[node.name] = torch.stack(terms).sum(0)
-        result |= {(w, a): bounds[w] for w, source in pairs if source == a}
+    for node in graph.nodes:
+        if node.name in sources:
+            bounds[node.name] = np.zeros((len(sources), len(values[node.name])))
+            bounds[node.name][sources[node.name]] = 1
+        _fill_in(graph, node, edges, bounds, list(sources))
+        for a in wanted.get(node.name, ()):
+            result[node.name, a] = torch.from_numpy(bounds[node.name][sources[a]] * slack)
+        for u in (u for u in node.predecessors if last.get(u) == node.name):
+            del bounds[u]
     return result
 
 
-def edge_norms(graph: ComputationGraph, values: Values, context: Context) -> dict[Pair, Tensor]:
-    """Upper ends of ||J_{x,u}||_op for every edge u -> x and sample: (batch,) each."""
-    norms: dict[Pair, Tensor] = {}
+def _fill_in(
+    graph: ComputationGraph,
+    node: Node,
+    edges: Mapping[Pair, Floats],
+    bounds: dict[str, Floats],
+    sources: Sequence[str],
+) -> None:
+    """Add to the bounds of one node from all sources, (sources, batch), what its edges bring; 0 without a path."""
+    rows = np.array([graph.index[a] for a in sources])
+    for u in (u for u in node.predecessors if (node.name, u) in edges):
+        above = graph.reach[graph.index[u]][rows] | (rows == graph.index[u])
+        with np.errstate(over="ignore", invalid="ignore"):
+            term = edges[node.name, u] * bounds[u][above]
+        total = bounds.setdefault(node.name, np.zeros_like(bounds[u]))
+        total[above] += np.where(np.isnan(term), np.inf, term)
+
+
+def _needed_edges(
+    graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair]
+) -> Iterator[tuple[Pair, Tensor]]:
+    """The norms of the edges that lie on a path of a wanted pair."""
+    reach = (graph.reach | np.eye(len(graph), dtype=bool)).astype(np.float32)
+    wanted = np.zeros_like(reach)
+    for w, a in pairs:
+        wanted[graph.index[w], graph.index[a]] = 1
+    needed = reach.T @ wanted @ reach.T  # [x, u]: x reaches w, a reaches u
     for node in graph.nodes:
         for u in node.predecessors:
-            parts = []
-            for part in _chunks(graph, values, u):
-                jacobian = edge_jacobian(node, u, [part[v] for v in node.inputs], context)
-                slack = 1 + rounding(jacobian.dtype, *jacobian.shape[1:])
-                parts.append(spectral_norms(jacobian) * slack)
-            norms[node.name, u] = torch.cat(parts)
-    return norms
+            if needed[graph.index[node.name], graph.index[u]] > 0:
+                yield (node.name, u), _edge_norm(node, u, values, context)
+
+
+def edge_norms(
+    graph: ComputationGraph, values: Values, context: Context, skip: Collection[str] = frozenset()
+) -> dict[Pair, Tensor]:
+    """Upper bounds of ||J_{x,u}||_op for every edge u -> x and sample: (batch,) each; none for edges out of `skip`."""
+    edges = ((node, u) for node in graph.nodes for u in node.predecessors if u not in skip)
+    return {(node.name, u): _edge_norm(node, u, values, context) for node, u in edges}
+
+
+def _edge_norm(node: Node, u: str, values: Values, context: Context) -> Tensor:
+    """The sum over the slots that u fills (Lemma 8); these are orthogonal to each other in a concatenation."""
+    slots = [values[v] for v in node.inputs]
+    terms = [edge_bound(node.operation, node, i, slots, context) for i, v in enumerate(node.inputs) if v == u]
+    if len(terms) == 1:
+        return terms[0]
+    return torch.stack(terms).norm(dim=0) if isinstance(node.operation, Concatenate) else torch.stack(terms).sum(0)

@@ -2,70 +2,180 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import singledispatch
 
 import torch
 from torch import Tensor
 
-from covergraph.errors import ForeignModelError, NonFiniteError
+from covergraph.errors import ForeignModelError, NonFiniteError, UnsupportedOperationError
+from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.interpreter import Context, edge_jacobian
+from covergraph.graph.interpreter import Context
 from covergraph.graph.node import Node
-from covergraph.graph.operations import Linear
+from covergraph.measure.edges_spectra import Ends
+from covergraph.measure.edges_weights import weight_ends
 from covergraph.measure.norms import euclidean, exact, rounding
 from covergraph.values import LayerSize, Measurement
 
 State = Mapping[str, Tensor]
+Change = Mapping[str, Tensor]
+"""By role, the learned parameters minus their reference values."""
+ROWS = 2**24
+"""Entries of a large matrix that are copied at once."""
 
 
 def layer_sizes(graph: ComputationGraph, state: State, reference: State | None) -> dict[str, LayerSize]:
-    """The size of every covered node; `reference` holds A, b_A and B = A, and None means 0."""
+    """The size of every covered node; `reference` holds A, b_A and B = A, and None means 0.
+
+    Both hold what `ComputationGraph.state` gives, effective parameters too. Norms of the same tensors of weights are
+    computed once, here and in `edges`.
+    """
     return {name: _layer_size(graph, graph[name], state, reference) for name in graph.covered}
 
 
 def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: State | None) -> LayerSize:
-    weight = _matrix(node, state)
-    shift = torch.zeros_like(weight) if reference is None else _matrix(node, reference)
-    if shift.shape != weight.shape:
-        raise ForeignModelError(
-            f"node {node.name!r}: the reference weights have shape {tuple(shift.shape)}, expected "
-            f"{tuple(weight.shape)}; pass a model of the same architecture as init_model"
-        )
-    bias = None
-    rows = weight - shift
-    if "bias" in node.parameter:
-        vector = _parameter(node, state, "bias")
-        start = torch.zeros_like(vector) if reference is None else _parameter(node, reference, "bias")
-        rows = torch.cat([rows, (vector - start)[:, None]], 1)
-        length = float(euclidean(vector[None])[0])
-        bias = exact(length, rounding(vector.dtype, 1, len(vector)), "Euclidean norm of the bias")
-    if not torch.isfinite(rows).all():
+    values = {role: Context(state).parameter(node, role) for role, _ in node.parameters}
+    change = values if reference is None else _change(node, values, Context(reference))
+    size, zero = distance(node.operation, node, change), distance(node.operation, node, _linear(values))
+    total = math.fsum(float(part.abs().sum()) for part in change.values())
+    slack = max(rounding(v.dtype, *_sides(v)) for v in values.values())
+    if not math.isfinite(total):
         raise NonFiniteError(f"node {node.name!r}: the reference weights hold NaN or infinite values; pass finite ones")
-    slack = rounding(weight.dtype, *weight.shape)
     return LayerSize(
-        a=exact(float(euclidean(rows).sum()), slack, "(2,1) norm of the transposed distance"),
-        b=exact(float((weight - shift).abs().sum()), slack, "(1,1) norm of the distance"),
-        a_zero=exact(float(euclidean(weight).sum()), slack, "(2,1) norm of the transposed weights"),
-        b_zero=exact(float(weight.abs().sum()), slack, "(1,1) norm of the weights"),
-        operator=_operator_norm(graph, node, state),
-        bias=bias,
+        a=exact(size.a, slack, size.norm),
+        b=exact(size.b, slack, "(1,1) norm of the distance"),
+        a_zero=exact(zero.a, slack, size.norm.replace("distance", "weights")),
+        b_zero=exact(zero.b, slack, "(1,1) norm of the weights"),
+        operator=_operator(graph, node, Context(state)),
+        bias=_bias(node, Context(state)),
+        total=exact(total, slack, "(1,1) norm of the distance of all parameters"),
     )
 
 
-def _operator_norm(graph: ComputationGraph, node: Node, state: State) -> Measurement:
-    """The spectral norm of the layer's linear map: W itself, or the dense matrix of the convolution."""
-    matrix = _matrix(node, state)
-    if not isinstance(node.operation, Linear):
-        zero = matrix.new_zeros(1, *graph[node.inputs[0]].shape)
-        matrix = edge_jacobian(node, node.inputs[0], [zero], Context(state))[0]
-    norm = float(torch.linalg.matrix_norm(matrix, ord=2))
-    return exact(norm, rounding(matrix.dtype, *matrix.shape), "operator norm of the layer")
+def _change(node: Node, values: Mapping[str, Tensor], reference: Context) -> Change:
+    change = {}
+    for role, value in values.items():
+        start = reference.parameter(node, role)
+        if start.shape != value.shape:
+            raise ForeignModelError(
+                f"node {node.name!r}: the reference weights have shape {tuple(start.shape)}, expected "
+                f"{tuple(value.shape)}; pass a model of the same architecture as init_model"
+            )
+        change[role] = value - start
+    return change
 
 
-def _matrix(node: Node, state: State) -> Tensor:
+def _linear(values: Mapping[str, Tensor]) -> Change:
+    return {role: value for role, value in values.items() if role not in ("bias", "shift")}
+
+
+def _sides(value: Tensor) -> tuple[int, int]:
+    rows = value.shape[0] if value.dim() else 1
+    return rows, value.numel() // max(rows, 1)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Radii of a class around its reference: a of the values, b of the derivatives; what norm of the change a is."""
+
+    a: float
+    b: float
+    norm: str
+
+
+@singledispatch
+def distance(operation: op.Operation, node: Node, change: Change) -> Distance:
+    """The radii of the learned parameters of `node` (Lemmas 2, 3, 4, 11); a role that is not in `change` is fixed."""
+    raise UnsupportedOperationError(
+        f"node {node.name!r} ({node.origin or 'top level'}): no rule for the size of {operation.label!r} with the "
+        f"parameters {', '.join(node.parameter.values())}; docs/adding_an_op.md says how to add one"
+    )
+
+
+@distance.register(op.Linear)
+@distance.register(op.Convolution)
+@distance.register(op.TransposedConvolution)
+def _(operation: op.Operation, node: Node, change: Change) -> Distance:
+    if "weight" not in change:
+        return Distance(_entries(change, "bias"), 0.0, "(1,1) norm of the distance of the bias")
+    rows = _row_norms(_by_output(operation, change["weight"]))
+    if "bias" in change:
+        rows = torch.hypot(rows, change["bias"])
+    return Distance(float(rows.sum()), _entries(change, "weight"), "(2,1) norm of the transposed distance")
+
+
+@distance.register
+def _(operation: op.Affine, node: Node, change: Change) -> Distance:
+    """a = hypot(||dw||_2, ||dbeta||_1): the scales act on disjoint entries, the shifts on all positions (Lemma 11)."""
+    size = math.hypot(_length(change, "scale"), _entries(change, "shift"))
+    return Distance(size, _entries(change, "scale"), "2 norm of the scale's distance with the 1 norm of the shift's")
+
+
+@distance.register
+def _(operation: op.Embedding, node: Node, change: Change) -> Distance:
+    columns = _row_norms(change["weight"].mT) if "weight" in change else torch.zeros(1)
+    return Distance(float(columns.sum()), 0.0, "(2,1) norm of the distance")
+
+
+@distance.register
+def _(operation: op.Parameter, node: Node, change: Change) -> Distance:
+    return Distance(_entries(change, "value"), 0.0, "(1,1) norm of the distance")
+
+
+@distance.register
+def _(operation: op.ParametricReLU, node: Node, change: Change) -> Distance:
+    return Distance(_length(change, "slope"), _entries(change, "slope"), "2 norm of the distance")
+
+
+def _entries(change: Change, role: str) -> float:
+    return float(change[role].abs().sum()) if role in change else 0.0
+
+
+def _length(change: Change, role: str) -> float:
+    return float(euclidean(change[role].reshape(1, -1))[0]) if role in change else 0.0
+
+
+def _row_norms(matrix: Tensor) -> Tensor:
+    """The Euclidean norm of every row."""
+    return torch.cat([euclidean(part) for part in torch.split(matrix, max(1, ROWS // matrix.shape[1]))])
+
+
+def _by_output(operation: op.Operation, weight: Tensor) -> Tensor:
     """The weights as a matrix with one row per output channel."""
-    return _parameter(node, state, "weight").flatten(1)
+    if isinstance(operation, op.TransposedConvolution):  # (c_in, c_out / groups, *kernel)
+        weight = weight.reshape(operation.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    return weight.flatten(1)
 
 
-def _parameter(node: Node, state: State, role: str) -> Tensor:
-    return Context(state).parameter(node, role)
+def _operator(graph: ComputationGraph, node: Node, context: Context) -> Measurement:
+    """The norm of the linear part; of a function of its slot, the largest slope; 0 without a slot of reals."""
+    ends = _operator_ends(graph, node, context)
+    if ends.exact:
+        return Measurement(ends.lower, ends.upper, "exact", "operator norm of the layer")
+    return Measurement(ends.lower, ends.upper, "certified", "operator norm of the layer")
+
+
+def _operator_ends(graph: ComputationGraph, node: Node, context: Context) -> Ends:
+    match node.operation:
+        case op.Parameter() | op.Embedding():
+            return Ends(0.0, 0.0, True)
+        case op.ParametricReLU():
+            steepest = max(1.0, float(context.parameter(node, "slope").abs().amax()))
+            return Ends(steepest, steepest, True)
+        case op.Affine(scale=False):
+            return Ends(1.0, 1.0, True)
+        case _:
+            return weight_ends(node, graph[node.inputs[0]].shape, context)
+
+
+def _bias(node: Node, context: Context) -> Measurement | None:
+    """The norm of what is added at one position: of a bias or a shift, of a parameter; of an embedding, its rows."""
+    role = {op.Affine: "shift", op.Parameter: "value", op.Embedding: "weight"}.get(type(node.operation), "bias")
+    if role not in node.parameter:
+        return None
+    rows = context.parameter(node, role)
+    rows = rows if isinstance(node.operation, op.Embedding) else rows.reshape(1, -1)
+    return exact(float(euclidean(rows).amax()), rounding(rows.dtype, *rows.shape), "Euclidean norm of the bias")

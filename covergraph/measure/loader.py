@@ -74,11 +74,13 @@ def _as_batch(item: Any, graph: ComputationGraph, start: int) -> Batch:
     tensors = tuple(as_tensor(x, "inputs", start) for x in inputs)
     graph.named_inputs(tensors)
     rows = {len(x) for x in tensors}
-    if len(rows) > 1 or not all(x.is_floating_point() for x in tensors):
+    wanted = [node.kind == "float" for node in graph.inputs]
+    if len(rows) > 1 or [x.is_floating_point() for x in tensors] != wanted:
         kinds = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in tensors)
+        names = ", ".join("floating point numbers" if real else "integers" for real in wanted)
         raise LoaderChangedError(
-            f"measure: the batch that starts at sample {start} has the inputs {kinds}; expected floating point "
-            "numbers and the same number of samples in each; convert the dataset"
+            f"measure: the batch that starts at sample {start} has the inputs {kinds}; expected {names} and the same "
+            "number of samples in each; convert the dataset"
         )
     marks = as_tensor(labels, "labels", start)
     if marks.ndim == 0 or len(marks) not in rows:

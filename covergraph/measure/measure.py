@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from covergraph.errors import BatchMixingError, LabelError, ParameterError
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.condition_rules import condition_value
 from covergraph.graph.interpreter import Context, evaluate, state_of
 from covergraph.graph.losses import MarginLoss
 from covergraph.measure.jacobians import filled_norms, pair_norms
@@ -22,7 +23,7 @@ from covergraph.measure.layers import layer_sizes
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
 from covergraph.measure.model import check_reference, require_same_function, require_same_weights
 from covergraph.measure.norms import euclidean, exact, largest, rounding
-from covergraph.values import Floats, Kind, Measurements, Pair
+from covergraph.values import Floats, Kind, Measurement, Measurements, Pair
 
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 Columns = dict[Any, list[Floats]]
 _LOSS = ("loss",)
 """The column of margins or losses; no name of a node and no pair."""
+_CONDITION = ("condition",)
+"""With a node's name, the column of its condition."""
+MASK = -1e30
+"""A constant below is a mask: what it is added to may overflow to -infinity."""
+ALLOWANCE = 1e-9
+"""Relative error of entries that lower ends of conditions allow for, as the certificate does of norms."""
 
 
 def measure(
@@ -55,7 +62,7 @@ def measure(
     graph = bound.graph
     _check_target(device, dtype)
     state = graph.state(_cast(state_of(model), device, dtype))
-    require_same_weights(graph, model)
+    require_same_weights(bound.augmented.source, model)
     if init_model is not None:
         check_reference(graph, model, init_model)
     context = Context(state)
@@ -88,11 +95,34 @@ def _check_pass(
         moved = _to(batch, where, dtype)
         with torch.no_grad():
             values = evaluate(graph, context, graph.named_inputs(moved.inputs), {})
-            require_finite({f"node {name!r}": value for name, value in values.items()}, batch.start)
+            _require_values(bound, values, batch.start)
             _require_separate(moved, _losses(bound, values[graph.output], moved), bound, values[graph.output])
         if isinstance(model, torch.nn.Module):
             require_same_function(graph, model, batch)
     return seen
+
+
+def _require_values(bound: Bound, values: Mapping[str, Tensor], start: int) -> None:
+    """Raise `NonFiniteError` naming the first node with NaN or infinity; masks may make and pass on -infinity."""
+    graph, read = bound.graph, _read(bound)
+    masked: set[str] = set()
+    for node in graph.nodes:
+        if node.kind != "float":
+            continue
+        value, constants = values[node.name], [graph.weights.constants[name] for _, name in node.constants]
+        if not masked.isdisjoint(node.inputs) or any(bool((c < MASK).any()) for c in constants):
+            if node.name not in read and bool((value == -torch.inf).any()):
+                masked.add(node.name)
+                value = torch.where(value == -torch.inf, 0.0, value)
+        require_finite({f"node {node.name!r}": value}, start)
+
+
+def _read(bound: Bound) -> set[str]:
+    """The nodes whose norms enter the bound: S, what covered nodes read, what some taubar needs; and the output."""
+    graph, rules = bound.graph, bound.augmented.rules
+    read = {u for name in graph.covered if (e := rules[name].entropy) and e.gain for u in graph[name].inputs}
+    read |= {u for name, rule in rules.items() for u in rule.radii(graph[name])}
+    return read | {graph.output, *bound.augmented.hidden}
 
 
 def _check_target(device: torch.device | str | None, dtype: torch.dtype) -> None:
@@ -128,13 +158,29 @@ def _measure_batch(
         norms: dict[Any, Tensor] = {
             name: euclidean(value.reshape(len(batch), -1)) * (1 + rounding(value.dtype, 1, value[0].numel()))
             for name, value in values.items()
+            if value.is_floating_point()
         }
+        read = _read(bound)
+        norms = {name: norm for name, norm in norms.items() if name in read or bool(torch.isfinite(norm).all())}
         engine = filled_norms if fill else pair_norms
         norms |= engine(graph, values, context, bound.measured_pairs)
         require_finite({f"the norm of {key!r}": value for key, value in norms.items()}, batch.start)
+        norms |= {(_CONDITION, name): q for name, q in _conditions(bound, values, context).items()}
         norms[_LOSS] = _losses(bound, values[graph.output], batch)
     for key, value in norms.items():
         columns.setdefault(key, []).append(value.double().cpu().numpy())
+
+
+def _conditions(bound: Bound, values: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """Lower ends of q_c by node, (batch,): rounding may have moved an entry by 1e-9 of the largest one that is read."""
+    found: dict[str, Tensor] = {}
+    for name, condition in bound.augmented.conditions.items():
+        node = bound.graph[name]
+        slots = [values[u] for u in node.inputs]
+        q = condition_value(node.operation, node, slots, context)
+        size = torch.stack([slots[i].abs().reshape(len(q), -1).amax(1) for i in condition.slopes]).amax(0)
+        found[name] = (q - ALLOWANCE * size).clamp_min(0)
+    return found
 
 
 def _losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
@@ -160,7 +206,8 @@ def _collect(
     graph = bound.graph
     joined = {key: np.concatenate(parts) for key, parts in columns.items()}
     pairs: dict[Pair, Floats] = {pair: joined[pair] for pair in bound.measured_pairs}
-    hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes}
+    hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
+    hidden = {name: values for name, values in hidden.items() if len(values) == n}
     # Weights in double whatever dtype is: a cast would be large beside a small distance to the reference.
     cpu = torch.device("cpu")
     weights = graph.state(_cast(state_of(model), cpu, torch.float64))
@@ -193,13 +240,26 @@ def _collect(
                 "root mean square",
             )
             for name in graph.data_only
+            if name in hidden
         },
         layers=layer_sizes(graph, weights, reference),
+        shared={
+            group.nodes[0]: _distance(group.parameters, weights, reference) for group in bound.groups
+        },
+        condition_values={name: joined[_CONDITION, name] for name in bound.augmented.conditions},
         margins=joined[_LOSS] if margin else None,
         losses=None if margin else joined[_LOSS],
         hidden_values=hidden,
         pair_values=pairs,
     )
+
+
+def _distance(names: Sequence[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None) -> Measurement:
+    """||theta - theta_0||_1 of the named parameters together."""
+    parts = [state[name] - (0 if reference is None else reference[name]) for name in names]
+    total = sum(float(part.abs().sum()) for part in parts)
+    slack = torch.finfo(torch.float64).eps * sum(part.numel() for part in parts)
+    return exact(total, slack, "(1,1) norm of the distance")
 
 
 def _root_mean_square(values: Floats) -> float:

@@ -41,7 +41,7 @@ def require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch
         values = graph.run(model, *inputs)
     expected = values[graph.output]
     # What cancels on the way leaves errors of the size of the largest value, not of the output.
-    size = max(float(value.abs().max()) for value in values.values())
+    size = max(_size(value.detach()) for value in values.values())
     allowed = torch.finfo(parameter.dtype).eps * (1e3 * float(expected.abs().max()) + size)
     for tensor in _tensors(output):
         if tensor.shape == expected.shape and float((tensor - expected).abs().max()) <= allowed:
@@ -50,6 +50,12 @@ def require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch
         f"measure: the model has the traced weights but computes another function on the batch that starts at sample "
         f"{batch.start}; trace this model and measure with its own bound"
     )
+
+
+def _size(value: Tensor) -> float:
+    """The largest finite entry of real values; masks hold infinite ones."""
+    entries = value[torch.isfinite(value)] if value.is_floating_point() else value.new_zeros(0)
+    return float(entries.abs().max()) if entries.numel() else 0.0
 
 
 def _call(graph: ComputationGraph, model: torch.nn.Module, inputs: list[Tensor]) -> Any:

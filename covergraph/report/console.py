@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from covergraph.bound.certificate import Certificate
-from covergraph.report.frames import paper_value
+from covergraph.report.frames import failing_samples, paper_value
 from covergraph.report.numbers import DASH, confidence, percent, plain, samples
 
 
@@ -48,6 +48,7 @@ def _lines(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
         ("train error", [_error(row.train_error) for row in rows]),
         ("test error", [_error(row.test_error) for row in rows]),
         ("samples n", [str(c.n) for c in certificates]),
+        *_failing(certificates),
         ("mean of z̃ on the sample", [plain(c.training, 3, "up") for c in certificates]),
         ("C/√n (log10)", [f"{plain(c.normalized, 3, 'up')} ({c.log10:.2f})" for c in certificates]),
         ("certificate", [_certificate(c) for c in certificates]),
@@ -57,6 +58,14 @@ def _lines(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
         ("the same, hidden constants 1", [_power(c, c.product.log10_unit) for c in certificates]),
         ("seconds", [f"{row.seconds:.1f}" for row in rows]),
     ]
+
+
+def _failing(certificates: Sequence[Certificate]) -> list[tuple[str, list[str]]]:
+    """Samples with z̃ = 1 because a condition fails, if some network has conditions."""
+    if not any(c.bound.augmented.conditions for c in certificates):
+        return []
+    cells = [str(failing_samples(c.measurements)) if c.bound.augmented.conditions else DASH for c in certificates]
+    return [("samples that fail a condition", cells)]
 
 
 def _error(value: float | None) -> str:

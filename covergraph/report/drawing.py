@@ -108,9 +108,10 @@ def _shown(graph: ComputationGraph, limit: int) -> tuple[ComputationGraph, froze
     pairs = int(graph.pairs.sum())
     if len(base) + 2 * pairs <= limit and len(graph) <= limit:
         return graph, frozenset(), ""
-    title = (
-        f"{graph.mode} mode: indicators on {_count(len(graph.hidden), 'norm')} and {_count(pairs, 'pair')} (not drawn)"
-    )
+    counts = [_count(len(graph.hidden), "norm"), _count(pairs, "pair")]
+    if graph.conditions:
+        counts = [f"{counts[0]}, {counts[1]}", _count(len(graph.conditions), "condition")]
+    title = f"{graph.mode} mode: indicators on {' and '.join(counts)} (not drawn)"
     return base, frozenset(graph.hidden), f"{title}; {hint}" if hint else title
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.paper import PaperValue
+from covergraph.graph import operations as op
 from covergraph.report.formulas import equation, latex, summands
-from covergraph.report.frames import Measured, measured
+from covergraph.report.frames import Measured, failing_samples, measured
 from covergraph.report.numbers import interval, tex
-from covergraph.report.results import ROWS_SHOWN
-from covergraph.report.tex import aligned, escape, paragraphs, table
+from covergraph.report.tex import ROWS_SHOWN, aligned, escape, listed, paragraphs, table
+
+NODES_SHOWN = 12
 
 
 def measurements(certificate: Certificate) -> str:
@@ -34,6 +36,7 @@ def measurements(certificate: Certificate) -> str:
         rf"All $n = {data.n}$ samples were measured in {escape(data.dtype)}; reference weights: "
         f"{_REFERENCE[data.reference]}. "
         + (rf"Training error (ties count): ${tex(100 * error)}\,\%$. " if error is not None else "")
+        + _failing(certificate)
         + "An exact value is enclosed up to rounding, a certified one by its ends. Maxima run over the sample; the "
         "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
         table("llllr", header, rows),
@@ -41,22 +44,59 @@ def measurements(certificate: Certificate) -> str:
     )
 
 
+def _failing(certificate: Certificate) -> str:
+    """On how many samples conditions fail, by node; empty if there are no conditions."""
+    data, place = certificate.measurements, certificate.bound.symbols.place
+    if not data.condition_values:
+        return ""
+    total, failing = failing_samples(data), data.failing
+    if not total:
+        return "Every condition can hold on every sample. "
+    largest = sorted(failing, key=lambda name: -failing[name])
+    nodes = listed([f"${place(name)}$ (${failing[name]}$)" for name in largest], NODES_SHOWN)
+    return rf"On ${total}$ of them a condition fails ($q_c = 0$), so $\tilde z = 1$ there; by node: {nodes}. "
+
+
 def _quantity(certificate: Certificate, row: Measured) -> str:
     """A measured quantity as a formula."""
     first, *rest = (certificate.bound.symbols.place(name) for name in row.nodes)
+    w, theta, beta = _letters(certificate, row.nodes[0])
     formulas = {
         "root mean square": rf"X_{{{first}}}",
         "largest norm": rf"\max \|h_{{{first}}}\|",
-        "distance a": rf"\|W_{{{first}}}^\top - A_{{{first}}}^\top\|",
-        "distance b": rf"\|W_{{{first}}} - B_{{{first}}}\|",
-        "size a": rf"\|W_{{{first}}}^\top\|",
-        "size b": rf"\|W_{{{first}}}\|",
-        "operator norm": rf"\|W_{{{first}}}\|",
-        "bias": rf"\|b_{{{first}}}\|",
+        "distance a": rf"\|\Delta {theta}_{{{first}}}\|",
+        "distance b": rf"\|\Delta {w}_{{{first}}}\|",
+        "size a": rf"\|{w}_{{{first}}}\|",
+        "size b": rf"\|{w}_{{{first}}}\|",
+        "operator norm": rf"\|{w}_{{{first}}}\|",
+        "bias": rf"\|{beta}_{{{first}}}\|",
+        "shared parameters": rf"\|\theta_{{{first}}} - \theta_{{0,{first}}}\|",
+        "condition": rf"\min q_{{{first}}} > 0",
     }
+    if w == "W":
+        formulas |= {
+            "distance a": rf"\|W_{{{first}}}^\top - A_{{{first}}}^\top\|",
+            "distance b": rf"\|W_{{{first}}} - B_{{{first}}}\|",
+            "size a": rf"\|W_{{{first}}}^\top\|",
+        }
     if rest:
         return rf"$\max \|D_{{{first} \leftarrow {rest[0]}}}\|$"
     return f"${formulas[row.quantity]}$"
+
+
+def _letters(certificate: Certificate, name: str) -> tuple[str, str, str]:
+    """What multiplies a node's input, all that is learned, and what is added."""
+    match certificate.bound.graph[name].operation:
+        case op.Affine(scale, shift):
+            return "w", {(True, False): "w", (False, True): r"\beta"}.get((scale, shift), r"(w, \beta)"), r"\beta"
+        case op.ParametricReLU():
+            return r"\alpha", r"\alpha", ""
+        case op.Parameter():
+            return r"\theta", r"\theta", ""
+        case op.Embedding():
+            return "E", "E", ""
+        case _:
+            return "W", "W", "b"
 
 
 def comparison(certificate: Certificate) -> str:
@@ -101,6 +141,9 @@ def assumptions(certificate: Certificate) -> str:
     data, p = certificate.measurements, certificate.parameters
     grid = "the parameters" if p.grid is None else rf"the grid ($\beta = {tex(p.grid)}$), the floor"
     cost = tex(certificate.union_cost, 4, "up")
+    conditioned = bool(certificate.bound.augmented.conditions)
+    conditions = r", the conditions $\mathcal{C}$" if conditioned else ""
+    lower = ", the $q_c$ of conditions by lower ends" if conditioned else ""
     items = [
         (
             "The sample is independent, identically distributed and not augmented. Preprocessing and constants inside "
@@ -109,7 +152,7 @@ def assumptions(certificate: Certificate) -> str:
         ),
         (
             rf"Reference weights (here: {_REFERENCE[data.reference]}), the sets $\mathcal{{S}}$ and "
-            rf"$\mathcal{{P}}$, the ramp of the indicators, {grid} do not depend on the sample. "
+            rf"$\mathcal{{P}}${conditions}, the ramp of the indicators, {grid} do not depend on the sample. "
             "A random initialization may serve as a reference, "
             "weights pretrained on the sample may not.",
             "The sets are computed from the graph alone. Where the reference weights come from, and that the settings "
@@ -131,7 +174,7 @@ def assumptions(certificate: Certificate) -> str:
             "with its derivative, at some points.",
         ),
         (
-            "Norms enter by their upper ends, and the trained network lies in the class.",
+            f"Norms enter by their upper ends{lower}, and the trained network lies in the class.",
             "By construction: $a$ and $b$ are not below the measured distances. Rounding is allowed for by a relative "
             "$10^{-9}$ of each norm, which is not proved to suffice.",
         ),

@@ -1,14 +1,19 @@
-"""A certificate in three sentences for a human."""
+"""A certificate in a few sentences for a human."""
 
 from __future__ import annotations
 
 from covergraph.bound.certificate import Certificate
+from covergraph.report.frames import failing_samples
 from covergraph.report.numbers import confidence, percent, plain, samples
 
 
 def explain(certificate: Certificate) -> str:
-    """Exactly three sentences: what is certified, where the complexity sits, what would help."""
-    return " ".join((_certified(certificate), _where(certificate), _help(certificate)))
+    """Three sentences: what is certified, where the complexity sits, what would help.
+
+    A fourth one, before the last, where samples fail a condition.
+    """
+    sentences = (_certified(certificate), _where(certificate), _failing(certificate), _help(certificate))
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _certified(c: Certificate) -> str:
@@ -27,10 +32,37 @@ def _where(c: Certificate) -> str:
     node = max(by_node, key=lambda name: by_node[name])
     kinds = {s.contribution.kind: s.share for s in c.shares if s.contribution.node == node}
     label = c.bound.graph[node].operation.label
+    if "shared" in kinds:
+        return _shared(c, node, by_node[node])
     start = f"The largest part of the complexity, {percent(by_node[node])}, sits in the node {node!r} ({label})"
-    if not kinds["derivative"]:
+    if not kinds.get("derivative"):
         return f"{start}, all of it in its values."
     return f"{start}: {percent(kinds['value'])} in its values and {percent(kinds['derivative'])} in its derivatives."
+
+
+def _shared(c: Certificate, node: str, share: float) -> str:
+    """Where a group that is covered together has the largest part."""
+    (group,) = (group for group in c.bound.groups if group.nodes[0] == node)
+    return (
+        f"The largest part of the complexity, {percent(share)}, sits in the parameters that {node!r} "
+        f"({c.bound.graph[node].operation.label}) shares with {_count(len(group.nodes) - 1, 'more node')}."
+    )
+
+
+def _failing(c: Certificate) -> str:
+    """On how many samples a condition cannot hold; empty if there is none."""
+    failing = c.measurements.failing
+    if not failing:
+        return ""
+    worst = max(failing, key=lambda name: failing[name])
+    return (
+        f"On {failing_samples(c.measurements)} of {c.n} samples a condition cannot hold (largest: node {worst!r}, "
+        f"{_count(failing[worst], 'sample')}); there z = 1."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _help(c: Certificate) -> str:

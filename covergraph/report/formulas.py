@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import sympy
 
-from covergraph.bound.derive import Bound, Contribution
+from covergraph.bound.derive import Bound, Contribution, Group
 from covergraph.bound.tables import IndexedSum
 
 
@@ -42,15 +42,43 @@ def equation(left: sympy.Expr, right: sympy.Expr) -> tuple[str, list[str]]:
 
 
 def covering_terms(bound: Bound) -> list[str]:
-    """(K_g E_g)^(2/3), the classes of a node together; their sum, to the power 3/2, is C (Proposition 3)."""
-    by_node: dict[str, list[str]] = {}
-    for c in bound.contributions:
-        by_node.setdefault(c.node, []).append(rf"\left({latex(c.weight * c.E)}\right)^{{2/3}}")
-    return [" + ".join(terms) for terms in by_node.values()]
+    """(K_g E_g)^(2/3), the classes of a node together; their sum, to the power 3/2, is C (Proposition 3).
+
+    Of a group that shares parameters: the smaller one of `untied_sums` and its own term.
+    """
+    tied = {c.node for group in bound.groups for _, c in group.parts}
+    terms = [" + ".join(cell) for node, cell in _by_node(bound.contributions).items() if node not in tied]
+    minima = [
+        rf"\min\left({_untied(bound, group)}, {_covering_term(group.contribution)}\right)" for group in bound.groups
+    ]
+    return [*terms, *minima]
+
+
+def untied_sums(bound: Bound) -> list[tuple[str, list[str]]]:
+    """Per group that shares parameters: a name, and the terms of its nodes when they are covered one by one."""
+    return [
+        (_untied(bound, group), [" + ".join(cell) for cell in _by_node(c for _, c in group.parts).values()])
+        for group in bound.groups
+    ]
+
+
+def _by_node(contributions: Iterable[Contribution]) -> dict[str, list[str]]:
+    terms: dict[str, list[str]] = {}
+    for c in contributions:
+        terms.setdefault(c.node, []).append(_covering_term(c))
+    return terms
+
+
+def _covering_term(c: Contribution) -> str:
+    return rf"\left({latex(c.weight * c.E)}\right)^{{2/3}}"
+
+
+def _untied(bound: Bound, group: Group) -> str:
+    return f"U_{{{bound.symbols.place(group.nodes[0])}}}"
 
 
 def entropy_bound(contribution: Contribution) -> tuple[str, str]:
     """The coefficient A and the argument of the logarithm of ln N(eps) <= ceil(A / eps^2) ln(count)."""
     entropy = contribution.entropy
-    count = entropy.count if contribution.kind == "value" else entropy.derivative_count
+    count = entropy.derivative_count if contribution.kind == "derivative" else entropy.count
     return latex(contribution.coefficient), str(count)

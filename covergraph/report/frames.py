@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from covergraph.bound.paper import PaperValue
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.report.numbers import confidence, percent, plain
-from covergraph.values import Measurement
+from covergraph.values import Kind, Measurement, Measurements
 
 if TYPE_CHECKING:
     from covergraph.bound.certificate import Certificate
@@ -38,7 +39,7 @@ def contributions_frame(certificate: Certificate) -> pd.DataFrame:
 
 
 def _count(kind: str, entropy: object) -> int:
-    return int(getattr(entropy, "count" if kind == "value" else "derivative_count"))
+    return int(getattr(entropy, "derivative_count" if kind == "derivative" else "count"))
 
 
 def graph_frame(graph: ComputationGraph) -> pd.DataFrame:
@@ -84,10 +85,24 @@ def measured(certificate: Certificate) -> Iterator[Measured]:
         yield Measured("operator norm", (name,), layer.operator)
         if layer.bias is not None:
             yield Measured("bias", (name,), layer.bias)
+    for name, value in data.shared.items():
+        yield Measured("shared parameters", (name,), value)
+    for name in data.condition_values:
+        yield Measured("condition", (name,), condition(data, name))
     in_bound = set(certificate.bound.augmented.pair_names)
     for pair, value in data.pairs.items():
         what = "total derivative" if pair in in_bound else "total derivative (paper only)"
         yield Measured(what, pair, value)
+
+
+def condition(data: Measurements, name: str) -> Measurement:
+    """The smallest positive q of a condition (a lower end), with the number of samples that fail it; 0 if all do."""
+    values, fails = data.condition_values[name], data.failing.get(name, 0)
+    positive = values[values > 0]
+    smallest = float(positive.min()) if len(positive) else 0.0
+    sample = int(np.flatnonzero(values == smallest)[0])
+    kind: Kind = "certified" if data.dtype == "float64" else "estimate"
+    return Measurement(smallest, smallest, kind, f"lower end; {fails} of {data.n} samples fail", sample)
 
 
 def measurements_frame(certificate: Certificate) -> pd.DataFrame:
@@ -134,6 +149,12 @@ def _comparison(c: Certificate) -> dict[str, object]:
     }
 
 
+def failing_samples(data: Measurements) -> int:
+    """On how many samples some condition cannot hold (q = 0); there z = 1."""
+    fails = [values <= 0 for values in data.condition_values.values()]
+    return int(np.any(fails, axis=0).sum()) if fails else 0
+
+
 def paper_value(certificate: Certificate, name: str) -> PaperValue:
     """The paper's expression of that name."""
     return next(value for value in certificate.paper if value.expression.name == name)
@@ -155,6 +176,8 @@ def certificate_html(certificate: Certificate) -> str:
         _html_row("td", f"{s.contribution.node}, {s.contribution.kind}", percent(s.share)) for s in shares
     )
     note = f"n = {certificate.n}, C/√n = {plain(certificate.normalized, 4, 'up')}"
+    if failing := failing_samples(certificate.measurements):
+        note += f", z̃ = 1 on {failing} samples on which a condition fails"
     return f"<div><table>{head}{body}</table><p>{escape(note)}</p><table>{below}</table></div>"
 
 

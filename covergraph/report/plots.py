@@ -16,7 +16,14 @@ from covergraph.report.frames import paper_value
 from covergraph.report.numbers import DASH, plain
 from covergraph.values import Floats
 
-VALUES, DERIVATIVES, OURS, VACUOUS = "#4477aa", "#ee8866", "#222222", "#c0392b"
+VALUES, DERIVATIVES, SHARED, OURS, VACUOUS = "#4477aa", "#ee8866", "#44aa77", "#222222", "#c0392b"
+KINDS = {
+    "value": ("values", VALUES),
+    "derivative": ("derivatives", DERIVATIVES),
+    "shared": ("shared parameters", SHARED),
+}
+"""What the bars of a node stand for, by the kind of the class, with their colors."""
+
 BARS = 24
 """More covered nodes than this are drawn as the largest ones and "others"."""
 
@@ -34,28 +41,28 @@ def plot_certificate(certificate: Certificate) -> Figure:
     return figure
 
 
-def _shares(certificate: Certificate) -> list[tuple[str, float, float]]:
-    """(node, value share, derivative share), in the order of the graph."""
+def _shares(certificate: Certificate) -> list[tuple[str, tuple[float, ...]]]:
+    """(node, share by kind), in the order of the graph."""
     table: dict[str, dict[str, float]] = {}
     for share in certificate.shares:
         table.setdefault(share.contribution.node, {})[share.contribution.kind] = share.share
-    rows = [(name, kinds.get("value", 0.0), kinds.get("derivative", 0.0)) for name, kinds in table.items()]
+    rows = [(name, tuple(kinds.get(kind, 0.0) for kind in KINDS)) for name, kinds in table.items()]
     if len(rows) <= BARS:
         return rows
-    kept = sorted(rows, key=lambda row: -(row[1] + row[2]))[: BARS - 1]
+    kept = sorted(rows, key=lambda row: -sum(row[1]))[: BARS - 1]
     others = [row for row in rows if row not in kept]
-    rest = (f"{len(others)} others", sum(row[1] for row in others), sum(row[2] for row in others))
+    rest = (f"{len(others)} others", tuple(map(sum, zip(*(parts for _, parts in others), strict=True))))
     return [row for row in rows if row in kept] + [rest]
 
 
-def _plot_shares(ax: Axes, shares: Sequence[tuple[str, float, float]]) -> None:
-    names = [_short(name) for name, _, _ in shares]
-    values = np.array([100 * value for _, value, _ in shares])
-    derivatives = np.array([100 * derivative for _, _, derivative in shares])
-    places = np.arange(len(shares))
-    ax.barh(places, values, color=VALUES, label="values", height=0.65)
-    ax.barh(places, derivatives, left=values, color=DERIVATIVES, label="derivatives", height=0.65)
-    ax.set_yticks(places, names)
+def _plot_shares(ax: Axes, shares: Sequence[tuple[str, tuple[float, ...]]]) -> None:
+    places, left = np.arange(len(shares)), np.zeros(len(shares))
+    for i, (kind, (label, color)) in enumerate(KINDS.items()):
+        widths = np.array([100 * parts[i] for _, parts in shares])
+        if kind != "shared" or widths.any():
+            ax.barh(places, widths, left=left, color=color, label=label, height=0.65)
+            left = left + widths
+    ax.set_yticks(places, [_short(name) for name, _ in shares])
     ax.invert_yaxis()
     ax.set_xlabel("share of $C^{2/3}$ (%)")
     ax.set_title("where the complexity sits", size=11)

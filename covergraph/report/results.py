@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.rademacher import LOG_Z
 from covergraph.report.formulas import latex
+from covergraph.report.frames import condition
 from covergraph.report.latex import certificate_fragment
 from covergraph.report.numbers import interval, tex
-from covergraph.report.tex import code, display, paragraphs, table
+from covergraph.report.tex import ROWS_SHOWN, code, display, long_table, paragraphs, table
 from covergraph.values import Measurement
-
-ROWS_SHOWN = 120
 
 
 def terms(certificate: Certificate) -> str:
@@ -49,19 +48,21 @@ def contributions(certificate: Certificate) -> str:
         for share in certificate.shares
     ]
     header = ("position", "node", "class", r"$\tilde\kappa_g$", "$E_g$", "share of $C^{2/3}$")
-    return table("rp{0.3\\linewidth}lrrr", header, rows)
+    return long_table("rp{0.3\\linewidth}lrrr", header, rows)
 
 
 def parameters(certificate: Certificate) -> str:
     """Each parameter with what was measured, its value on the grid, and what it costs."""
     bound, p = certificate.bound, certificate.parameters
     place, data = bound.symbols.place, certificate.measurements
-    covered, pairs = bound.graph.covered, bound.augmented.pair_names
+    covered, pairs, groups = bound.graph.covered, bound.augmented.pair_names, [g.nodes[0] for g in bound.groups]
     rows = [
         *_gamma_row(certificate),
         *(_row(f"s_{{{place(v)}}}", p.s[v], data.hidden[v], p.grid) for v in bound.augmented.hidden),
         *(_row(f"a_{{{place(v)}}}", p.a[v], data.layers[v].a, p.grid) for v in covered),
-        *(_row(f"b_{{{place(v)}}}", p.b[v], data.layers[v].b, p.grid) for v in covered),
+        *(_row(f"b_{{{place(v)}}}", p.b[v], data.layers[v].b, p.grid) for v in covered if v in p.b),
+        *(_row(latex(bound.symbols.t(v)), p.shared[v], data.shared[v], p.grid) for v in groups),
+        *(_level_row(certificate, name) for name in bound.augmented.conditions),
         *(_row(latex(bound.symbols.kappa(pair)), p.kappa[pair], data.pairs[pair], p.grid) for pair in pairs),
     ]
     left_out = len(rows) - ROWS_SHOWN
@@ -80,12 +81,17 @@ def _chosen(certificate: Certificate) -> str:
         if p.quantile is not None
         else ""
     )
+    levels = (
+        r" The levels $\rho_c$ of conditions are the smallest positive $q_c$ of the sample, rounded down."
+        if p.rho
+        else ""
+    )
     extra = certificate.union_cost - p.union_cost
     choices = rf" The user chose among several augmented losses, which adds ${tex(extra)}$." if extra > 0 else ""
     return (
         rf"Levels and radii lie on the grid $\beta^m$, $\beta = {tex(p.grid)}$: the measured maxima, at least the "
-        rf"floor $\xi = {tex(p.floor)}$, rounded up, unless the user raised them.{quantile} Together the choices "
-        rf"cost $U = {tex(certificate.union_cost, 4, 'up')}$.{choices}"
+        rf"floor $\xi = {tex(p.floor)}$, rounded up, unless the user raised them.{levels}{quantile} Together the "
+        rf"choices cost $U = {tex(certificate.union_cost, 4, 'up')}$.{choices}"
     )
 
 
@@ -99,6 +105,14 @@ def _gamma_row(certificate: Certificate) -> Iterator[tuple[str, ...]]:
 def _row(symbol: str, value: float, measurement: Measurement, grid: float | None) -> tuple[str, ...]:
     seen = f"${interval(measurement.lower, measurement.upper)}$"
     return (f"${symbol}$", f"${tex(value)}$", seen, *_grid_cells(value, grid))
+
+
+def _level_row(certificate: Certificate, name: str) -> tuple[str, ...]:
+    """rho_c beside the smallest positive q_c."""
+    p, symbol = certificate.parameters, latex(certificate.bound.symbols.rho(name))
+    seen = condition(certificate.measurements, name).lower
+    text = rf"smallest $q_c > 0$: ${tex(seen, 6, 'down')}$" if seen else "$q_c = 0$ on all samples"
+    return (f"${symbol}$", f"${tex(p.rho[name])}$", text, *_grid_cells(p.rho[name], p.grid))
 
 
 def _grid_cells(value: float, grid: float | None) -> tuple[str, str]:

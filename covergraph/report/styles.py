@@ -55,7 +55,7 @@ STYLES: tuple[tuple[tuple[type[op.Operation], ...], Style], ...] = (
     ((op.Product, op.MatrixProduct, op.Divide), PRODUCT),
     ((aug.EdgeJacobian,), JACOBIAN),
     ((aug.TotalDerivative,), TOTAL),
-    ((aug.NormIndicator, aug.PairIndicator), INDICATOR),
+    ((aug.NormIndicator, aug.PairIndicator, aug.ConditionIndicator), INDICATOR),
     ((aug.LossNode,), LOSS),
     ((aug.Sink,), SINK),
 )
@@ -101,6 +101,8 @@ def label_of(node: Node, graph: ComputationGraph, module: str = "") -> str:
             return rf"$\mathbf{{1}}(\|h_{{{place(v)}}}\|)$"
         case aug.PairIndicator((w, a)):
             return rf"$\mathbf{{1}}(\|D_{{{place(w)} \leftarrow {place(a)}}}\|)$"
+        case aug.ConditionIndicator(head):
+            return rf"$\mathbf{{1}}(q_{{{place(head.name)}}} \geq \rho)$"
         case aug.Label():
             return "$y$"
         case aug.LossNode():

@@ -19,6 +19,8 @@ WORDS = {
     r"\kappa": "κ",
     r"\varrho": "ϱ",
     r"\varsigma": "ς",
+    r"\vartheta": "ϑ",
+    r"\rho": "ρ",
     r" \leftarrow ": "←",
     "gamma": "γ",
     "delta": "δ",

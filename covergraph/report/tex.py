@@ -27,6 +27,8 @@ _SPECIAL = {
 }
 LINE = 80
 """Tokens of a formula that fit on a line of 16 cm (see `tokens`)."""
+ROWS_SHOWN = 120
+"""A table with more rows is cut off."""
 
 
 def escape(text: str) -> str:
@@ -38,6 +40,18 @@ def code(name: str) -> str:
     """A node name in typewriter type that may break after dots and underscores."""
     text = escape(name).replace(".", r".\allowbreak{}").replace(r"\_", r"\_\allowbreak{}")
     return rf"\texttt{{{text}}}"
+
+
+def listed(items: Sequence[str], shown: int) -> str:
+    """The items in a row, of many the first ones and the number of the others."""
+    rest = len(items) - shown
+    return ", ".join(items[:shown]) + (f" and ${rest}$ more" if rest > 0 else "")
+
+
+def long_table(columns: str, header: Sequence[str], rows: Sequence[Sequence[str]], shown: int = ROWS_SHOWN) -> str:
+    """A table, of many rows the first ones and the number of the others."""
+    rest = len(rows) - shown
+    return paragraphs(table(columns, header, rows[:shown]), rf"$\ldots$ and ${rest}$ more rows." if rest > 0 else "")
 
 
 def table(columns: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -55,13 +69,18 @@ def table(columns: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return "\n".join(lines)
 
 
-def aligned(*formulas: tuple[str, Sequence[str]]) -> str:
+def aligned(*formulas: tuple[str, Sequence[str]], line: int = LINE) -> str:
     r"""Formulas (left side, terms) below each other, long ones broken before a plus sign (amsmath)."""
     rows = []
     for left, terms in formulas:
-        first, *rest = packed(terms)
-        rows += [rf"{left} = {{}}& {first}", *(rf"&\quad {{}}+ {line}" for line in rest)]
+        first, *rest = packed(terms, line)
+        rows += [rf"{left} = {{}}& {first}", *(rf"&\quad {{}}+ {more}" for more in rest)]
     return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+
+
+def shortened(terms: Sequence[str], shown: int) -> list[str]:
+    """The terms of a sum, of many the first ones and dots."""
+    return [*terms[:shown], *([r"\cdots"] if len(terms) > shown else [])]
 
 
 def packed(terms: Sequence[str], line: int = LINE) -> list[str]:

@@ -17,6 +17,7 @@ from handmade import (
 from covergraph.bound import paper
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
+from covergraph.graph.function_rows import ABS, RELU, leaky_relu
 from covergraph.graph.functions import SIGMOID, SIN, TANH, ScalarFunction
 from covergraph.measure.measure import measure
 
@@ -104,6 +105,42 @@ def theorem_51(z: Sizes, gamma: float, curve: float) -> float:
     return total**1.5 / math.sqrt(N) + z.r * math.sqrt(math.log(1 / DELTA) / N)
 
 
+def relu_hidden(z: Sizes, i: int, gamma: float, rho: list[float]) -> float:
+    """Section H: 1/rho_i' of the condition on the output of W_i' in place of the curvature; rho[0] is not used."""
+    total = z.sigma(2 * z.r - 1, 2 * i) / gamma
+    for i1 in range(i, z.r):
+        total += z.sigma(2 * i1, 2 * i) / z.t[i1] + z.sigma(2 * i1 - 1, 2 * i) / rho[i1]
+    return total
+
+
+@pytest.mark.parametrize("widths", [(4, 5, 3), (3, 4, 5, 2), (5, 4, 4, 3, 2)])
+@pytest.mark.parametrize("function", [RELU, leaky_relu(0.1), ABS], ids=lambda f: f.name)
+def test_section_h_by_nested_loops(widths: tuple[int, ...], function: ScalarFunction) -> None:
+    net = mlp(widths, function=function, seed=len(widths), scale=1.7)
+    z, got = Sizes(net), certified(net)
+    gamma, rho = got.parameters.gamma, [0.0]
+    for i in range(1, z.r):
+        rho.append(got.parameters.rho[f"t{i}"])
+        smallest = float(np.abs(z.values[2 * i - 1]).min())
+        assert smallest / 1.05 <= rho[i] * (1 + 1e-9) and rho[i] <= smallest
+    total = 0.0
+    for i in range(1, z.r + 1):
+        total += (relu_hidden(z, i, gamma, rho) * z.a[i - 1] * z.t[i - 1]) ** (2 / 3)
+        total += (kappa_jacobian(z, i) * z.b[i - 1]) ** (2 / 3)
+    expected = total**1.5 / math.sqrt(N) + z.r * math.sqrt(math.log(1 / DELTA) / N)
+    assert value_of(got, "Section H")[0] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("i", [1, 2, 3])
+def test_the_displayed_definition_of_section_h_is_the_loop(i: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = mlp((4, 5, 4, 3), scale=1.5, function=RELU)
+    z, rho = Sizes(net), [0.0, 0.3, 0.7]
+    (_, hidden), (_, jacobian) = paper.paper_expressions(net.bound())[6].definitions
+    values = {paper.i: i, paper.r: z.r, paper.GAMMA: 0.31, **{paper._rho[k]: rho[k] for k in (1, 2)}}
+    assert evaluate(jacobian, z, values, monkeypatch) == pytest.approx(kappa_jacobian(z, i), rel=1e-12)
+    assert evaluate(hidden, z, values, monkeypatch) == pytest.approx(relu_hidden(z, i, 0.31, rho), rel=1e-12)
+
+
 CURVES: list[tuple[ScalarFunction, float]] = [
     (TANH, 4 / (3 * math.sqrt(3))),
     (SIGMOID, 1 / (6 * math.sqrt(3))),
@@ -122,6 +159,7 @@ def test_theorem_51_by_nested_loops(widths: tuple[int, ...], function: ScalarFun
 
 def evaluate(expression: sympy.Expr, z: Sizes, values: dict[sympy.Symbol, float], monkeypatch: Any) -> float:
     """A displayed formula in numbers: its table of sigmas is filled, its sums are expanded."""
+    sympy.core.cache.clear_cache()  # it may hold values of another table
     monkeypatch.setattr(paper._sigma, "lookup", lambda w, j: sympy.Float(z.sigma(w, j), 17), raising=False)
     result = expression.subs(values)
     result = result.replace(lambda e: isinstance(e, paper.IndexedSum), lambda e: e.doit())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import sympy
 import torch
 from handmade import (
     Marked,
@@ -24,14 +25,20 @@ from measured import measured
 
 from covergraph.bound import paper
 from covergraph.graph import operations as op
-from covergraph.graph.functions import GELU, SIN, TANH, affine
+from covergraph.graph.function_rows import RELU
+from covergraph.graph.functions import GELU, SIN, TANH, ScalarFunction, T, affine
 from covergraph.graph.losses import LipschitzLoss
 from covergraph.graph.node import Node
 
-EVERY = ["Lemma 4.1", "Theorem 4.2", "Theorem 4.3 (eq. 5)", "eq. (4)", "Theorem 5.1", "Theorem 1.1", "Fig. 1"]
-
+EVERY = ["Lemma 4.1", "Theorem 4.2", "Theorem 4.3 (eq. 5)", "eq. (4)"]
+EVERY += ["Theorem 5.1", "Theorem 1.1", "Section H", "Fig. 1"]
 
 CHAIN_OF_MATRICES = EVERY[4:]
+ELU_HALF = ScalarFunction(
+    "elu(0.5)",
+    sympy.Piecewise((sympy.exp(T) / 2 - sympy.Rational(1, 2), T < 0), (T, True)),
+    lambda x: torch.nn.functional.elu(x, 0.5),
+)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +64,33 @@ def test_a_dash_with_the_reason_off_the_domain(
             assert row.value is None and re.search(reason, row.note), row
         else:
             assert row.value is not None and row.value > 0
+
+
+SMOOTH, PIECEWISE = ["Theorem 5.1", "Theorem 1.1"], ["Section H"]
+
+
+@pytest.mark.parametrize(
+    ("net", "reasons"),
+    [
+        (mlp(), dict.fromkeys(PIECEWISE, "tanh is smooth; Theorem 5.1 applies")),
+        (mlp(function=RELU), dict.fromkeys(SMOOTH, "relu has kinks; Section H applies")),
+        (mlp((4, 3)), {"Section H": "there is no activation", "Fig. 1": "mean over"}),
+        (
+            mlp(function=ELU_HALF),
+            dict.fromkeys(SMOOTH, r"elu\(0\.5\) has kinks") | dict.fromkeys(PIECEWISE, r"elu\(0\.5\) is not piecewise"),
+        ),
+    ],
+    ids=["tanh", "ReLU", "one matrix", "ELU with a kink"],
+)
+def test_smooth_and_piecewise_linear_activations_have_expressions_of_their_own(
+    net: Network, reasons: dict[str, str]
+) -> None:
+    bound, found, parameters = measured(net)
+    for row in bound.evaluate(found, parameters).paper:
+        if row.expression.name in reasons:
+            assert not row.value and re.match(reasons[row.expression.name], row.note), row
+        else:
+            assert (row.value is not None and row.value > 0) or "supposes sigma, t >= 1" in row.note, row
 
 
 def test_a_last_activation_and_different_activations_are_off_the_domain() -> None:
@@ -89,7 +123,9 @@ def test_losses_without_margin_have_no_values() -> None:
     bound, found, parameters = measured(mlp(), loss=loss)
     got = bound.evaluate(found, parameters)
     assert {v.value for v in got.paper} == {None}
-    assert {v.note for v in got.paper} == {"the loss has no margin"}
+    notes = {v.expression.name: v.note for v in got.paper}
+    assert notes.pop("Section H") == "tanh is smooth; Theorem 5.1 applies"
+    assert set(notes.values()) == {"the loss has no margin"}
 
 
 def test_fixed_operations_on_the_data_do_not_spoil_the_domain() -> None:

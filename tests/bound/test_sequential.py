@@ -11,17 +11,20 @@ from strategies import Builder
 
 from covergraph.bound.derive import Bound, derive
 from covergraph.graph.augmented import Mode
+from covergraph.graph.function_rows import RELU
 from covergraph.graph.functions import SIN, SOFTPLUS, TANH
 from covergraph.graph.operations import AveragePool, Reshape
 from covergraph.passes.augment import augment
 
 TAUBAR = {"t": 4 / (3 * sympy.sqrt(3)), "s": sympy.Integer(1), "p": sympy.Rational(1, 4)}
+ACTIVATIONS = {*TAUBAR, "k"}
 GAMMA = sympy.Symbol("gamma", positive=True)
 SLOPE = {1: 1 / GAMMA, 2: sympy.sqrt(2) / GAMMA}
 
 PATTERNS = ["".join(p) for k in (1, 2, 3) for p in product("lt", repeat=k) if "l" in p]
 PATTERNS += ["ltlt", "ttll", "lltt", "tlst", "ltltl", "lllll", "lttpl", "plrlt", "ltltlt", "tltltl", "ltaslp"]
-"""One letter a layer: linear, tanh, sin, softPlus, reshape, average pool."""
+PATTERNS += ["lk", "lkl", "kl", "lklkl", "ltlkl", "kltkl", "lkakl", "lkrlkp"]
+"""One letter a layer: linear, tanh, sin, softPlus, reshape, average pool, ReLU (it has a kink)."""
 
 
 def path(pattern: str) -> Builder:
@@ -38,7 +41,7 @@ def path(pattern: str) -> Builder:
             case "r":
                 builder.add(Reshape(), last, name=name, shape=builder.shape(last))
             case _:
-                builder.smooth({"t": TANH, "s": SIN, "p": SOFTPLUS}[letter], last, name=name)
+                builder.smooth({"t": TANH, "s": SIN, "p": SOFTPLUS, "k": RELU}[letter], last, name=name)
     return builder
 
 
@@ -55,7 +58,7 @@ def sums_of(pattern: str, bound: Bound, pairs: set[tuple[str, str]]) -> Sequenti
     fed = {j for j, letter in enumerate(layers) if letter == "l"}
     hidden = {j for j in fed if "l" in layers[:j]}
     if bound.augmented.mode == "paper":
-        hidden |= {j for j, letter in enumerate(layers, 1) if letter in TAUBAR and "l" in layers[: j - 1]}
+        hidden |= {j for j, letter in enumerate(layers, 1) if letter in ACTIVATIONS and "l" in layers[: j - 1]}
 
     def kappa(j1: int, j: int) -> sympy.Expr:
         return sympy.Symbol(rf"\kappa_{{{j1} \leftarrow {j - 1}}}", positive=True)
@@ -65,6 +68,11 @@ def sums_of(pattern: str, bound: Bound, pairs: set[tuple[str, str]]) -> Sequenti
         slope=SLOPE[min(bound.graph[bound.graph.output].size, 2)],
         s={j: sympy.Symbol(f"s_{{{j}}}", positive=True) for j in hidden},
         tau={j: TAUBAR[letter] for j, letter in enumerate(layers, 1) if letter in TAUBAR},
+        rho={
+            j: sympy.Symbol(rf"\rho_{{{j}}}", positive=True)
+            for j, letter in enumerate(layers, 1)
+            if letter == "k" and "l" in layers[: j - 1]
+        },
         kappa=kappa,
         has=lambda j1, j: (str(j1), str(j - 1)) in pairs,
     )
@@ -115,3 +123,19 @@ def test_two_layers_written_out() -> None:
     assert same(bound.kappa_h["3"], sympy.sqrt(2) / GAMMA)
     assert same(bound.kappa_J["3", "2"], 2 * k21 / k31 + 1 / k32)
     assert bound.kappa_J["1", "0"].doit() == 0
+
+
+def test_section_h_written_out() -> None:
+    """x -> linear -> ReLU -> linear -> ReLU -> linear: conditions 1/rho in place of the curvatures (Corollary 2.3)."""
+    bound = bound_of("lklkl", "minimal")
+    k, s, rho = (
+        lambda w, a: sympy.Symbol(rf"\kappa_{{{w} \leftarrow {a}}}", positive=True),
+        lambda v: sympy.Symbol(f"s_{{{v}}}", positive=True),
+        lambda c: sympy.Symbol(rf"\rho_{{{c}}}", positive=True),
+    )
+    first = 2 * sympy.sqrt(2) * k(6, 1) / GAMMA + 2 * k(2, 1) / s(2) + 2 * k(4, 1) / s(4)
+    first += 2 / rho(2) + 2 * 2 * k(3, 1) / rho(4)
+    assert same(bound.kappa_h["1"], first)
+    assert same(bound.kappa_h["3"], 2 * sympy.sqrt(2) * k(6, 3) / GAMMA + 2 * k(4, 3) / s(4) + 2 / rho(4))
+    assert same(bound.kappa_h["5"], 2 * sympy.sqrt(2) * k(6, 5) / GAMMA)
+    assert bound.taubar() == {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import pytest
 import sympy
+from rough import conditioned, tied
 from strategies import Builder
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,9 +17,11 @@ from covergraph.bound.derive import derive
 from covergraph.bound.theorem import TRAINING, UNION_COST
 from covergraph.bound.theorem import C as C_SYMBOL
 from covergraph.graph.functions import TANH
+from covergraph.graph.losses import GAMMA
 from covergraph.graph.operations import Add
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
+from covergraph.report.formulas import release_lipschitz_expressions
 
 
 @cache
@@ -34,25 +38,60 @@ def residual_certificate() -> Certificate:
 
 
 def numbers(certificate: Certificate) -> dict[sympy.Symbol, float]:
-    """The symbols of C and their values."""
+    """The symbols of C, and of what it is made of, and their values."""
     symbols, parameters = certificate.bound.symbols, certificate.parameters
     values = {symbols.s(v): s for v, s in parameters.s.items()}
     values |= {symbols.a(v): a for v, a in parameters.a.items()}
     values |= {symbols.b(v): b for v, b in parameters.b.items()}
-    values |= {share.contribution.weight: share.weight for share in certificate.shares}
+    values |= {symbols.kappa(pair): kappa for pair, kappa in parameters.kappa.items()}
+    values |= {symbols.rho(v): rho for v, rho in parameters.rho.items()}
+    values |= {symbols.t(v): t for v, t in parameters.shared.items()}
     values[symbols.radius("f")] = certificate.measurements.root_mean_square["x"].upper
+    values[GAMMA] = parameters.gamma
     return values
 
 
-def test_C() -> None:
-    certificate = residual_certificate()
-    assert float(certificate.bound.C.subs(numbers(certificate))) == pytest.approx(certificate.C, rel=1e-6)
+def weights(certificate: Certificate) -> dict[sympy.Symbol, float]:
+    """K_g of every class from the formulas of Theorem 2' and of Theorem 1'."""
+    bound, values = certificate.bound, numbers(certificate)
+    found = {
+        symbol: float(expression.doit().subs(values)) for symbol, expression in release_lipschitz_expressions(bound)
+    }
+    groups = {group.contribution.weight: float(group.weight.subs(values | found)) for group in bound.groups}
+    return found | groups
 
 
-def test_each_E() -> None:
-    values = numbers(residual_certificate())
-    for share in residual_certificate().shares:
+ALL = [residual_certificate, conditioned, tied]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_C(make: Callable[[], Certificate]) -> None:
+    certificate = make()
+    values = numbers(certificate) | weights(certificate)
+    assert float(certificate.bound.C.subs(values)) == pytest.approx(certificate.C, rel=1e-6)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_each_K(make: Callable[[], Certificate]) -> None:
+    found = weights(make())
+    for share in make().shares:
+        assert found[share.contribution.weight] == pytest.approx(share.weight, rel=1e-9)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_each_E(make: Callable[[], Certificate]) -> None:
+    values = numbers(make())
+    for share in make().shares:
         assert float(share.contribution.E.subs(values)) == pytest.approx(share.root, rel=1e-9)
+
+
+def test_of_two_covers_of_a_group_the_smaller_one_counts() -> None:
+    """Covered one by one, the tied network has a larger C; the group's share is that of Theorem 1'."""
+    certificate = tied()
+    values, found = numbers(certificate), weights(certificate)
+    alone = sum((found[c.weight] * float(c.E.subs(values))) ** (2 / 3) for c in certificate.bound.contributions)
+    assert alone**1.5 > certificate.C
+    assert [share.contribution.kind for share in certificate.shares].count("shared") == 1
 
 
 @pytest.mark.parametrize("C", [0.01, 0.3, 1e4])

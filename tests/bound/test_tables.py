@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import sympy
+from hand_rules import learned_multiplier
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracles import Theorem2
+from prober import sample_norms
 from strategies import Builder, Case, cases, examples
 
 from covergraph.bound.choose import choose
-from covergraph.bound.constants import release_lipschitz
+from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
 from covergraph.bound.derive import Bound, derive
 from covergraph.errors import MissingPairError, ParameterError
 from covergraph.graph.augmented import AugmentedGraph, Mode
 from covergraph.graph.functions import TANH
+from covergraph.graph.node import Node
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
-from covergraph.values import Pair
+from covergraph.values import Pair, Parameters
 
 MODES: tuple[Mode, ...] = ("minimal", "paper", "output-only")
 seeds = st.integers(0, 2**16)
 
-Levels = tuple[float, dict[str, float], dict[Pair, float]]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """gamma, s, kappa, rho, and the norms of nodes that are functions of the sample alone."""
+
+    gamma: float
+    s: dict[str, float]
+    kappa: dict[Pair, float]
+    rho: dict[str, float]
+    norms: dict[str, float]
+
+    def constants(self, bound: Bound, tau: float) -> ReleaseLipschitz:
+        parameters = Parameters(self.gamma, self.s, self.kappa, {}, {}, rho=self.rho)
+        taubar = bound.taubar(parameters, sample_norms(self.norms))
+        return release_lipschitz(bound.augmented, tau, self.s, self.kappa, taubar, self.rho)
 
 
 def random_levels(augmented: AugmentedGraph, seed: int) -> Levels:
-    """gamma, s and kappa over three orders of magnitude."""
+    """All levels over three orders of magnitude, s over less: curvatures may be exponential in it."""
     random = np.random.default_rng(seed)
 
-    def level() -> float:
-        return float(10 ** random.uniform(-1.5, 1.5))
+    def levels(keys: Iterable[Any], least: float = -1.5, most: float = 1.5) -> dict[Any, float]:
+        return {key: float(10 ** random.uniform(least, most)) for key in keys}
 
-    gamma = level()
-    return gamma, {v: level() for v in augmented.hidden}, {pair: level() for pair in augmented.pair_names}
+    gamma = levels(["gamma"])["gamma"]
+    s, kappa, rho = levels(augmented.hidden, -1, 0.7), levels(augmented.pair_names), levels(augmented.conditions)
+    return Levels(gamma, s, kappa, rho, levels(augmented.base.data_only))
 
 
 def margin_slope(augmented: AugmentedGraph, gamma: float) -> float:
@@ -45,10 +66,12 @@ def margin_slope(augmented: AugmentedGraph, gamma: float) -> float:
 
 def number(bound: Bound, expression: sympy.Expr, levels: Levels) -> float:
     """The expanded expression at the levels, with 30 digits on the way."""
-    gamma, s, kappa = levels
-    values = {bound.symbols.s(v): value for v, value in s.items()}
-    values |= {bound.symbols.kappa(pair): value for pair, value in kappa.items()}
-    values[sympy.Symbol("gamma", positive=True)] = gamma
+    symbols = bound.symbols
+    values: dict[Any, float] = {symbols.s(v): value for v, value in levels.s.items()}
+    values |= {symbols.kappa(pair): value for pair, value in levels.kappa.items()}
+    values |= {symbols.rho(c): value for c, value in levels.rho.items()}
+    values |= {symbols.limit(v): value for v, value in levels.norms.items()}
+    values[sympy.Symbol("gamma", positive=True)] = levels.gamma
     exact = {symbol: sympy.Float(value, 30) for symbol, value in values.items()}
     return float(sympy.N(expression.doit().xreplace(exact), 20))
 
@@ -69,16 +92,15 @@ def test_expressions_matrix_and_loops_agree(mode: Mode) -> None:
     @given(cases(largest=5), seeds)
     def agree(case: Case, seed: int) -> None:
         augmented = augment(case.graph, mode=mode)
-        bound, levels = derive(augmented), random_levels(augmented, seed)
-        gamma, s, kappa = levels
-        tau = margin_slope(augmented, gamma)
-        matrix = release_lipschitz(augmented, tau, s, kappa, bound.taubar)
-        loops = Theorem2(augmented.base, augmented.pair_names, tau, s, kappa)
+        bound, at = derive(augmented), random_levels(augmented, seed)
+        tau = margin_slope(augmented, at.gamma)
+        matrix = at.constants(bound, tau)
+        loops = Theorem2(augmented.base, augmented.pair_names, tau, at.s, at.kappa, at.rho, at.norms)
         ways: list[tuple[Callable[[], float], ...]] = [
             (
                 lambda v=v: matrix.hidden(v),
                 lambda v=v: sum(loops.hidden(v).values()),
-                lambda v=v: number(bound, bound.kappa_h[v], levels),
+                lambda v=v: number(bound, bound.kappa_h[v], at),
             )
             for v in bound.kappa_h
         ]
@@ -86,7 +108,7 @@ def test_expressions_matrix_and_loops_agree(mode: Mode) -> None:
             (
                 lambda e=e: matrix.jacobian(*e),
                 lambda e=e: loops.jacobian(*e),
-                lambda e=e: number(bound, bound.kappa_J[e], levels),
+                lambda e=e: number(bound, bound.kappa_J[e], at),
             )
             for e in bound.kappa_J
         ]
@@ -102,16 +124,21 @@ def test_expressions_matrix_and_loops_agree(mode: Mode) -> None:
     assert (absent[0] > 0) == (mode != "paper")
 
 
+def learned_edges(node: Node) -> tuple[str, ...]:
+    """The predecessors of a covered node if its Jacobian is learned, too: not of one that only adds a parameter."""
+    return node.predecessors if learned_multiplier(node) else ()
+
+
 @examples(40)
 @given(cases(), seeds)
 def test_covered_constants_of_minimal_mode_can_be_read(case: Case, seed: int) -> None:
     augmented = augment(case.graph, mode="minimal")
     bound = derive(augmented)
-    gamma, s, kappa = random_levels(augmented, seed)
-    found = release_lipschitz(augmented, margin_slope(augmented, gamma), s, kappa, bound.taubar)
+    at = random_levels(augmented, seed)
+    found = at.constants(bound, margin_slope(augmented, at.gamma))
     for name in augmented.base.covered:
         assert 0 < found.hidden(name) < np.inf
-        for u in augmented.base[name].predecessors:
+        for u in learned_edges(augmented.base[name]):
             assert 0 <= found.jacobian(name, u) < np.inf
 
 
@@ -121,8 +148,8 @@ def test_covered_expressions_of_minimal_mode_can_be_expanded(case: Case) -> None
     bound = derive(augment(case.graph, mode="minimal"))
     for name in bound.graph.covered:
         assert bound.kappa_h[name].doit().is_positive
-        (u,) = bound.graph[name].predecessors
-        assert bound.kappa_J[name, u].doit().is_nonnegative
+        for u in learned_edges(bound.graph[name]):
+            assert bound.kappa_J[name, u].doit().is_nonnegative
 
 
 def deep() -> Builder:
@@ -139,8 +166,7 @@ def deep() -> Builder:
 def test_an_absent_pair_raises_when_it_is_read(mode: Mode, node: str) -> None:
     augmented = augment(deep().graph("h"), mode=mode)
     bound = derive(augmented)
-    gamma, s, kappa = random_levels(augmented, 0)
-    matrix = release_lipschitz(augmented, 1 / gamma, s, kappa, bound.taubar)
+    matrix = random_levels(augmented, 0).constants(bound, 1.0)
     with pytest.raises(MissingPairError, match="not in P"):
         matrix.hidden(node)
     if node in bound.kappa_h:
@@ -151,9 +177,9 @@ def test_an_absent_pair_raises_when_it_is_read(mode: Mode, node: str) -> None:
 def test_absent_jacobian_constants_raise_too() -> None:
     augmented = augment(deep().graph("h"), mode="output-only")
     bound = derive(augmented)
-    gamma, s, kappa = random_levels(augmented, 0)
+    constants = random_levels(augmented, 0).constants(bound, 1.0)
     with pytest.raises(MissingPairError, match=r"J\[g,tanh1\]"):
-        release_lipschitz(augmented, 1 / gamma, s, kappa, bound.taubar).jacobian("g", "tanh1")
+        constants.jacobian("g", "tanh1")
     with pytest.raises(MissingPairError, match="not in P"):
         bound.kappa_J["g", "tanh1"].doit()
 
@@ -161,7 +187,7 @@ def test_absent_jacobian_constants_raise_too() -> None:
 @pytest.mark.parametrize("bad", [None, 0.0, -1.0, float("nan"), float("inf")])
 def test_levels_must_be_positive_and_finite(bad: float | None) -> None:
     augmented = augment(deep().graph("h"), mode="minimal")
-    _, s, kappa = random_levels(augmented, 0)
+    s, kappa = (at := random_levels(augmented, 0)).s, at.kappa
     with pytest.raises(ParameterError, match=r"s of 'tanh1'.*positive"):
         release_lipschitz(augmented, 1.0, {**s, "tanh1": bad}, kappa, {})  # type: ignore[dict-item]
     with pytest.raises(ParameterError, match=r"kappa of \('h', 'f'\).*positive"):
@@ -174,12 +200,11 @@ def test_no_constant_of_minimal_mode_exceeds_paper_mode(case: Case, seed: int) -
     minimal, paper = (augment(case.graph, mode=mode) for mode in MODES[:2])
     assert set(minimal.hidden) <= set(paper.hidden)
     assert set(minimal.pair_names) <= set(paper.pair_names)
-    gamma, s, kappa = random_levels(paper, seed)
-    tau = margin_slope(paper, gamma)
-    small, large = (release_lipschitz(a, tau, s, kappa, derive(a).taubar) for a in (minimal, paper))
+    at = random_levels(paper, seed)
+    small, large = (at.constants(derive(a), margin_slope(paper, at.gamma)) for a in (minimal, paper))
     for name in minimal.base.covered:
         assert small.hidden(name) <= large.hidden(name) * (1 + 1e-12)
-        for u in minimal.base[name].predecessors:
+        for u in learned_edges(minimal.base[name]):
             assert small.jacobian(name, u) <= large.jacobian(name, u) * (1 + 1e-12)
 
 

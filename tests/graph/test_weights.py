@@ -15,6 +15,7 @@ from strategies import examples
 from torch import Tensor
 
 from covergraph.graph import operations as op
+from covergraph.graph.dispatch import Context, apply
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.node import Node
 from covergraph.graph.weights import Instruction, Program, Result, Source, Weights
@@ -251,3 +252,15 @@ def test_fingerprints_see_imaginary_parts() -> None:
     one, other = ({"z": torch.tensor([1 + y * 1j])} for y in (1, 2))
     assert fingerprint([node], one) != fingerprint([node], other)
     assert fingerprint([node], one) == fingerprint([node], {"z": one["z"].to(torch.complex128)})
+
+
+def test_the_largest_number_of_a_trace_in_float64_is_that_of_the_weights() -> None:
+    """What a mask is filled with, in a program and in a call."""
+    lowest = torch.finfo(torch.float64).min
+    fill = Program((Instruction("aten.where.ScalarOther", (Source("kept"), Source("w"), lowest)),))
+    state = {"w": torch.ones(2), "kept": torch.tensor([True, False])}
+    assert fill.run(state).tolist() == [1.0, torch.finfo(torch.float32).min]
+    call = op.Call("aten.where.ScalarOther", (op.Slot(0), op.Slot(1), lowest), (), ((2,), (2,)))
+    values = [state["kept"][None], state["w"][None]]
+    made = apply(call, Node("v", call, ("a", "b"), (2,)), values, Context(state))
+    assert made.tolist() == [[1.0, torch.finfo(torch.float32).min]]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from dense import dense_derivative, spectral
 from handmade import NETWORKS, Network, mlp
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import Case, cases, examples
 
+from covergraph.graph import operations as op
+from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, edge_jacobian
+from covergraph.graph.node import Node
 from covergraph.measure import jacobians
+from covergraph.measure.edges import edge_bound
 from covergraph.measure.jacobians import edge_norms, filled_norms, pair_norms, total_derivatives
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
@@ -135,3 +146,80 @@ def test_one_chunk_holds_one_sample_at_least(monkeypatch: pytest.MonkeyPatch) ->
     _, values, _ = run(net, 5)
     monkeypatch.setattr(jacobians, "MEMORY", 1)
     assert [len(part["x"]) for part in jacobians._chunks(net.graph, values, "x")] == [1] * 5
+
+
+@examples(40)
+@given(cases(batch=2), st.data())
+def test_filling_in_sums_the_products_along_all_paths(case: Case, data: st.DataObject) -> None:
+    """Also from inputs, and for any choice of pairs: an edge that is left out lies on no path of theirs."""
+    graph, context = case.graph, Context(case.state)
+    values = graph.run(case.state, *case.inputs)
+    every = [(graph.nodes[w].name, graph.nodes[a].name) for w, a in np.argwhere(graph.reach)]
+    pairs = data.draw(st.lists(st.sampled_from(every), min_size=1, unique=True))
+    with torch.no_grad():
+        edges = edge_norms(graph, values, context)
+        filled = filled_norms(graph, values, context, pairs)
+
+    def along_paths(w: str, a: str) -> torch.Tensor:
+        if w == a:
+            return torch.ones(2, dtype=torch.float64)
+        ways = [edges[w, u] * along_paths(u, a) for u in graph[w].predecessors]
+        return torch.stack(ways).sum(0) if ways else torch.zeros(2, dtype=torch.float64)
+
+    assert set(filled) == set(pairs)
+    for w, a in pairs:
+        torch.testing.assert_close(filled[w, a], along_paths(w, a), rtol=1e-11, atol=0)
+
+
+def test_only_edges_on_paths_of_wanted_pairs_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = NETWORKS["residual"]()
+    _, values, context = run(net)
+    seen = []
+
+    def noted(operation: op.Operation, node: Node, slot: int, *rest: Any) -> torch.Tensor:
+        seen.append((node.name, node.inputs[slot]))
+        return edge_bound(operation, node, slot, *rest)
+
+    monkeypatch.setattr(jacobians, "edge_bound", noted)
+    with torch.no_grad():
+        filled_norms(net.graph, values, context, [("plus", "t")])
+    assert sorted(seen) == [("b", "t"), ("plus", "b"), ("plus", "t")]
+    assert filled_norms(net.graph, values, context, []) == {}
+
+
+def test_edges_out_of_skipped_nodes_are_left_out() -> None:
+    net = NETWORKS["residual"]()
+    _, values, context = run(net)
+    with torch.no_grad():
+        every, some = (edge_norms(net.graph, values, context, skip) for skip in ((), net.graph.data_only))
+    assert set(every) - set(some) == {edge for edge in every if edge[1] in net.graph.data_only} != set()
+    assert all(torch.equal(every[edge], some[edge]) for edge in some)
+
+
+def test_products_that_overflow_are_infinite() -> None:
+    """1e200 * 1e200 is infinite and stays so behind an edge of norm 0; there is no NaN."""
+    names = ["x", "a", "b", "c"]
+    nodes = [Node("x", op.Input(), (), (1,))]
+    nodes += [
+        Node(w, op.Linear(False), (u,), (1,), (("weight", w),)) for u, w in itertools.pairwise(names)
+    ]
+    sizes = {"a": 1e200, "b": 1e200, "c": 0.0}
+    state = {w: torch.full((1, 1), size, dtype=torch.float64) for w, size in sizes.items()}
+    graph = ComputationGraph(nodes, "c")
+    values = {name: torch.zeros(2, 1, dtype=torch.float64) for name in names}
+    filled = filled_norms(graph, values, Context(state), [("b", "x"), ("c", "x"), ("c", "b")])
+    assert [filled[pair].tolist() for pair in filled] == [[np.inf] * 2, [np.inf] * 2, [0.0] * 2]
+
+
+def test_many_sources_and_nodes_take_seconds() -> None:
+    """A chain of 400 nodes, each added to all of the last three: 80,000 pairs."""
+    nodes = [Node("0", op.Input(), (), (1,))]
+    for i in range(1, 400):
+        nodes.append(Node(str(i), op.Add(), tuple(str(j) for j in range(max(0, i - 3), i)), (1,)))
+    graph = ComputationGraph(nodes, "399")
+    values = {node.name: torch.zeros(1, 1, dtype=torch.float64) for node in nodes}
+    pairs = [(str(w), str(a)) for w in range(400) for a in range(w)]
+    start = time.perf_counter()
+    filled = filled_norms(graph, values, Context({}), pairs)
+    assert time.perf_counter() - start < 30
+    assert [float(filled[str(w), "0"]) for w in (1, 2, 3, 4)] == pytest.approx([1, 2, 4, 7], rel=1e-9)

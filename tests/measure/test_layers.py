@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from dense import dense_convolution, spectral
 from handmade import NETWORKS, Marked, Network, network, normal, weights
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from operation_cases import random
 from torch import Tensor, nn
 
-from covergraph.errors import ForeignModelError, NonFiniteError
+from covergraph.errors import ForeignModelError, NonFiniteError, UnsupportedOperationError
 from covergraph.graph import operations as op
+from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.node import Node
+from covergraph.graph.weights import Weights
+from covergraph.measure import edges_weights, layers
+from covergraph.measure.edges_spectra import norm_ends
 from covergraph.measure.layers import layer_sizes
 from covergraph.measure.measure import measure
 from covergraph.values import LayerSize, Measurement
@@ -165,3 +172,134 @@ def test_reference_of_another_architecture_is_refused() -> None:
         sizes(net, start)
     with pytest.raises(ForeignModelError, match=r"'f1'.*'f1\.weight'"):
         sizes(net, nn.Linear(2, 2))
+
+
+def single(
+    operation: op.Operation, shape: tuple[int, ...], out: tuple[int, ...], learned: str, fixed: str = ""
+) -> ComputationGraph:
+    """One node of `operation`, its learned and fixed roles named after themselves."""
+    roles, constants = (tuple((role, role) for role in text.split()) for text in (learned, fixed))
+    inputs = () if isinstance(operation, op.Parameter) else ("x",)
+    kind: Any = "integer" if isinstance(operation, op.Embedding) else "float"
+    held = Weights(constants={name: torch.zeros(1) for _, name in constants})
+    nodes = [Node("x", op.Input(), (), shape, kind=kind), Node("v", operation, inputs, out, roles, "", constants)]
+    return ComputationGraph(nodes, "v", weights=held)
+
+
+def changed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value + random(*value.shape, seed=i + 50) for i, (name, value) in enumerate(state.items())}
+
+
+def parts(values: Tensor) -> list[float]:
+    return [float(v) for v in values.flatten()]
+
+
+def test_rows_of_transposed_convolutions_are_output_channels() -> None:
+    """weight[c, o, i] of group g leads from channel 2 g + c to channel 3 g + o."""
+    state = {"weight": random(4, 3, 5), "bias": random(6, seed=1)}
+    start = changed(state)
+    operation = op.TransposedConvolution((2,), (1,), (0,), (1,), 2, (5,), True)
+    graph = single(operation, (4, 7), (6, 15), "weight bias")
+    found = layer_sizes(graph, state, start)["v"]
+    change, shift = state["weight"] - start["weight"], parts(state["bias"] - start["bias"])
+    rows, own = ([[] for _ in range(6)] for _ in range(2))  # type: ignore[var-annotated]
+    for c, o, i in np.ndindex(4, 3, 5):
+        rows[3 * (c // 2) + o].append(float(change[c, o, i]))
+        own[3 * (c // 2) + o].append(float(state["weight"][c, o, i]))
+    entries = sum(abs(v) for row in rows for v in row)
+    assert_encloses(found.a, sum(math.hypot(*row, b) for row, b in zip(rows, shift, strict=True)))
+    assert_encloses(found.b, entries)
+    assert_encloses(found.a_zero, sum(math.hypot(*row) for row in own))
+    assert_encloses(found.total, entries + sum(map(abs, shift)))
+    plain = torch.func.jacrev(lambda x: F.conv_transpose1d(x, state["weight"], None, 2, 1, 0, 2))
+    assert_encloses(found.operator, spectral(plain(random(1, 4, 7)).reshape(6 * 15, -1)))
+    assert found.bias is not None
+    assert_encloses(found.bias, math.hypot(*parts(state["bias"])))
+
+
+@pytest.mark.parametrize("learned", ["scale shift", "scale", "shift"])
+def test_affine_maps_have_the_entries_of_what_is_learned(learned: str) -> None:
+    state = {"scale": random(3, 1), "shift": random(3, 1, seed=1)}
+    start = {role: value if role in learned else state[role] for role, value in changed(state).items()}
+    graph = single(op.Affine(True, True), (3, 4), (3, 4), learned, " ".join({*state} - {*learned.split()}))
+    found = layer_sizes(graph, state, start)["v"]
+    scale, shift = (
+        sum(map(abs, parts(state[role] - start[role]))) if role in learned else 0.0 for role in ("scale", "shift")
+    )
+    assert_encloses(found.a, math.hypot(scale, shift))
+    assert_encloses(found.b, scale)
+    assert_encloses(found.total, scale + shift)
+    own = sum(map(abs, parts(state["scale"]))) if "scale" in learned else 0.0
+    assert_encloses(found.a_zero, own)
+    assert_encloses(found.b_zero, own)
+    assert_encloses(found.operator, max(map(abs, parts(state["scale"]))))
+    assert found.bias is not None
+    assert_encloses(found.bias, math.hypot(*parts(state["shift"])))
+
+
+def test_a_learned_bias_beside_a_fixed_weight_is_a_shift() -> None:
+    state = {"weight": random(3, 4), "bias": random(3, seed=1)}
+    found = layer_sizes(single(op.Linear(True), (4,), (3,), "bias", "weight"), state, None)["v"]
+    entries = sum(map(abs, parts(state["bias"])))
+    assert_encloses(found.a, entries)
+    assert_encloses(found.total, entries)
+    assert found.b.upper == found.a_zero.upper == found.b_zero.upper == 0
+    assert_encloses(found.operator, spectral(state["weight"]))
+
+
+def test_a_fixed_bias_does_not_count_as_distance() -> None:
+    state = {"weight": random(3, 4), "bias": random(3, seed=1)}
+    found = layer_sizes(single(op.Linear(True), (4,), (3,), "weight", "bias"), state, None)["v"]
+    assert_encloses(found.a, sum(math.hypot(*parts(row)) for row in state["weight"]))
+    assert_encloses(found.total, sum(map(abs, parts(state["weight"]))))
+    assert found.bias is not None
+    assert_encloses(found.bias, math.hypot(*parts(state["bias"])))
+
+
+def test_tables_values_and_slopes() -> None:
+    table, start = random(5, 3), random(5, 3, seed=1)
+    found = layer_sizes(single(op.Embedding(), (2,), (2, 3), "weight"), {"weight": table}, {"weight": start})["v"]
+    assert_encloses(found.a, sum(math.hypot(*parts(column)) for column in (table - start).T))
+    assert_encloses(found.a_zero, sum(math.hypot(*parts(column)) for column in table.T))
+    assert_encloses(found.total, sum(map(abs, parts(table - start))))
+    assert found.b.upper == found.b_zero.upper == found.operator.upper == 0
+    assert found.bias is not None
+    assert_encloses(found.bias, max(math.hypot(*parts(row)) for row in table))
+
+    found = layer_sizes(single(op.Parameter(), (1,), (5, 3), "value"), {"value": table}, {"value": start})["v"]
+    assert_encloses(found.a, sum(map(abs, parts(table - start))))
+    assert_encloses(found.a_zero, sum(map(abs, parts(table))))
+    assert found.b.upper == found.operator.upper == 0
+    assert found.bias is not None
+    assert_encloses(found.bias, math.hypot(*parts(table)))
+
+    slope = torch.tensor([0.25, -3.0, 0.5], dtype=torch.float64)
+    graph = single(op.ParametricReLU(), (2, 3), (2, 3), "slope")
+    found = layer_sizes(graph, {"slope": slope}, {"slope": slope - 2})["v"]
+    assert_encloses(found.a, 6)
+    assert_encloses(found.b, 6)
+    assert_encloses(found.b_zero, 3.75)
+    assert_encloses(found.operator, 3)
+    assert found.bias is None
+
+
+def test_operators_of_large_layers_are_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the size of exact norms both ends still enclose the norm."""
+    monkeypatch.setattr(edges_weights, "norm_ends", lambda matrices: norm_ends(matrices, exact=1))
+    weight = random(30, 40)
+    found = layer_sizes(single(op.Linear(False), (40,), (30,), "weight"), {"weight": weight}, None)["v"].operator
+    assert found.kind == "certified"
+    assert 0.99 * found.upper <= found.lower <= spectral(weight) <= found.upper
+
+
+def test_rows_of_large_matrices_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, state = single(op.Linear(False), (4,), (7,), "weight"), {"weight": random(7, 4)}
+    whole = layer_sizes(graph, state, None)["v"].a
+    monkeypatch.setattr(layers, "ROWS", 9)
+    assert layer_sizes(graph, state, None)["v"].a == whole
+
+
+def test_a_layer_without_a_rule_is_refused_by_name() -> None:
+    graph = single(op.Attention(1.0), (2, 2), (2, 2), "mask")
+    with pytest.raises(UnsupportedOperationError, match=r"'v' .*'attention' .*mask.*adding_an_op"):
+        layer_sizes(graph, {"mask": random(2, 2)}, None)

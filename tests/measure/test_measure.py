@@ -158,7 +158,7 @@ def test_filled_in_pairs_are_certified_and_never_below_the_measured_ones(name: s
         assert at.lower <= max(pairs[pair]) <= at.upper * (1 + FORWARD)
         assert (filled.pair_values[pair] >= np.array(pairs[pair]) * (1 - FORWARD)).all()
         # Equal up to rounding where one edge is the only path.
-        assert (filled.pair_values[pair] >= measured.pair_values[pair] * (1 - 1e-12)).all()
+        assert (filled.pair_values[pair] >= measured.pair_values[pair] * (1 - 1e-9)).all()
 
 
 def test_small_memory_gives_the_same_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
