@@ -62,13 +62,18 @@ def leaky_relu(call: Call) -> Data:
 
 def clamp(call: Call) -> Result:
     """clamp, hardtanh and their one-sided forms, with numbers."""
-    low, high = (call.given(a, call.given(b)) for a, b in (("min", "min_val"), ("max", "max_val")))
+    low, high = (_limit(call.given(a, call.given(b))) for a, b in (("min", "min_val"), ("max", "max_val")))
     if call.name == "hardtanh":
         low, high = (-1 if low is None else low), (1 if high is None else high)
     x = call.arguments["input"]
     if any(isinstance(v, (Data, State, Tensor)) for v in (low, high)) or not isinstance(x, Data) or not x.floating:
         return opaque(call)
     return call.row(rows.clamp(low, high), x)
+
+
+def _limit(value: Any) -> Any:
+    """A known tensor of one entry as a number."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() else value
 
 
 def power(call: Call) -> Result:

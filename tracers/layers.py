@@ -167,6 +167,24 @@ def embedding(call: Call) -> Data | tuple[Data, ...]:
     return call.emit(op.Embedding(), [indices], {"weight": weight}, node_shape=(*held, weight.shape[1]))
 
 
+def embedding_bag(call: Call) -> Data | tuple[Data, ...]:
+    """The sum or mean of rows of a learned table, for one bag a sample."""
+    weight, indices, offsets = (call.arguments[k] for k in ("weight", "indices", "offsets"))
+    one = isinstance(offsets, Tensor) and offsets.tolist() == [0]
+    weighted = call.given("per_sample_weights") is not None or call.given("include_last_offset", False)
+    mode, skipped = call.given("mode", 0), call.given("padding_idx", -1)
+    known = not isinstance(indices, Data) or isinstance(weight, Data)
+    if known or not one or weighted or mode not in (0, 1) or skipped >= 0:
+        return elementwise.opaque(call)
+    held, width = call.full(indices), weight.shape[1]
+    sides = (*indices.shape, width)
+    rows = call.emit(op.Embedding(), [held], {"weight": weight}, shape=sides, node_shape=sides)
+    total = call.emit(op.Sum((0,), mean=mode == 1), [rows])
+    whole = elementwise.opaque(call)
+    assert isinstance(whole, tuple)
+    return (total, *whole[1:])
+
+
 def prelu(call: Call) -> Data | tuple[Data, ...]:
     """max(x, 0) + a min(x, 0), a per channel (axis 1)."""
     x, weight = call.arguments["input"], call.arguments["weight"]

@@ -1,4 +1,4 @@
-"""Rules for linear index maps and reductions: what moves, repeats, drops, joins or adds entries."""
+"""Rules for linear index maps: what moves, repeats, drops or joins entries."""
 
 from __future__ import annotations
 
@@ -209,40 +209,6 @@ def stack(call: Call) -> Data:
     shape = (*call.shape[:axis], 1, *call.shape[axis + 1 :])
     parts = [call.rearranged(v, [View(shape)], shape) for v in values]
     return concatenate(call.with_arguments(tensors=parts, dim=axis))
-
-
-def reduction(call: Call) -> Result:
-    """sum and mean over some axes, or over all."""
-    x = call.data("input")
-    if not x.floating or not call.dtype.is_floating_point:
-        return elementwise.opaque(call)
-    held, axes, made = _reduced(call, x)
-    return call.emit(op.Sum(axes, mean=call.name == "mean"), [held], node_shape=made)
-
-
-def maximum(call: Call) -> Result:
-    """amax over some axes, or over all."""
-    x = call.data("input")
-    indices = len(call.results) > 1 or "other" in call.arguments or not x.floating
-    if indices:
-        return elementwise.opaque(call)
-    held, axes, made = _reduced(call, x)
-    return call.emit(op.Maximum(axes), [held], node_shape=made)
-
-
-def _reduced(call: Call, x: Data) -> tuple[Data, tuple[int, ...], tuple[int, ...]]:
-    """The argument, the axes and the result's shape of a reduction; without the batch axis where it stays in front."""
-    axes, shape = _axes(call, x), tuple(call.shape)
-    if 0 in axes or len(call.builder.held(x)) == len(x.shape):
-        return call.full(x), axes, shape
-    return x, tuple(axis - 1 for axis in axes), shape[1:]
-
-
-def _axes(call: Call, x: Data) -> tuple[int, ...]:
-    """Non-negative axes of the traced shape."""
-    given = call.given("dim", [])
-    axes = list(given) if isinstance(given, (list, tuple)) else [given]
-    return tuple(sorted(int(d) % len(x.shape) for d in axes)) or tuple(range(len(x.shape)))
 
 
 def slice_scatter(call: Call) -> Result:

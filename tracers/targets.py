@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from covergraph.graph.function_rows import UNARY
-from covergraph.tracers import arithmetic, elementwise, layers, layout, norms, pooling, recurrent
+from covergraph.tracers import arithmetic, elementwise, layers, layout, norms, pooling, recurrent, reductions
 from covergraph.tracers.call import Call
 
 Rule = Callable[[Call], Any]
@@ -37,6 +37,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), layers.convolution),
     "bilinear": layers.bilinear,
     "embedding": layers.embedding,
+    "_embedding_bag": layers.embedding_bag,
     **dict.fromkeys(("prelu", "_prelu_kernel"), layers.prelu),
     "batch_norm": layers.batch_norm,
     "_native_batch_norm_legit_no_training": layers.batch_norm_tuple,
@@ -77,8 +78,10 @@ RULES: Mapping[str, Rule] = {
     "copy": layout.copy,
     "slice_scatter": layout.slice_scatter,
     "select_scatter": layout.select_scatter,
-    **dict.fromkeys(("sum", "mean"), layout.reduction),
-    "amax": layout.maximum,
+    **dict.fromkeys(("sum", "mean"), reductions.reduction),
+    **dict.fromkeys(("amax", "max"), reductions.maximum),
+    **dict.fromkeys(("amin", "min"), reductions.minimum),
+    **dict.fromkeys(("linalg_vector_norm", "norm"), reductions.vector_norm),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), pooling.average_pool),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), pooling.max_pool),
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), pooling.max_pool),
