@@ -10,13 +10,13 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test lint docs mutation bench zoo clean
 
 help:
-	@echo "make demo      bounds of three networks trained on real images"
+	@echo "make demo      bounds of six networks trained on real images"
 	@echo "make test      lint, types and tests"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make docs      what docs/ shows, computed again"
 	@echo "make mutation  break the theorems' terms one by one; the tests must notice each"
 	@echo "make bench     timings and growth"
-	@echo "make zoo       trace some 230 architectures and write docs/coverage.md; may be interrupted"
+	@echo "make zoo       bounds of some 230 architectures, written to docs/coverage.md; may be interrupted"
 	@echo "make clean     remove .venv, caches and builds"
 
 # An environment may serve another clone, or have moved with its folder: the stamp names the clone it was made for.

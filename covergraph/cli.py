@@ -23,7 +23,7 @@ from covergraph.api import Analysis, analyze
 from covergraph.bound.derive import Bound
 from covergraph.errors import CovergraphError
 from covergraph.graph.augmented import Mode
-from covergraph.models.demo import DEMO, DemoNetwork
+from covergraph.models.demo import NETWORKS, DemoNetwork
 from covergraph.models.digits import load_digits
 from covergraph.models.training import error, one_thread
 from covergraph.passes.coarsen import coarsen, merge_chains
@@ -35,6 +35,8 @@ from covergraph.report.write import Report, write_report
 from covergraph.tracers import as_module, trace_report
 
 BATCH = 256
+COLUMNS = 3
+"""So many networks stand side by side in a terminal."""
 FORMATS = ("png", "pdf", "svg")
 LEGEND = """κ̃h[v], κ̃J[v]: how much the augmented loss reacts to node v and to its Jacobian (Theorem 2).
 Nodes have the positions of the graph above, from 0; κ̄[w←a] is 2 κ[w←a] on the pairs of P,
@@ -79,9 +81,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures and reports.")] = Path("covergraph-demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Few epochs and samples: shows the path only.")] = False,
     pdf: Annotated[bool, typer.Option(help="Compile the reports if TeX is installed.")] = True,
+    network: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(NETWORKS)}; may be repeated. By default all.")
+    ] = None,
 ) -> None:
-    """Train three small networks on real digits, and show what can be certified about each."""
+    """Train small networks on real digits, and show what can be certified about each."""
     console = _console()
+    unknown = [name for name in network or [] if name not in NETWORKS]
+    if unknown:
+        raise typer.BadParameter(f"the network is {unknown[0]!r}, expected one of {', '.join(NETWORKS)}")
+    chosen = [NETWORKS[name] for name in dict.fromkeys(network or NETWORKS)]
     train, test = load_digits()
     if quick:
         train = TensorDataset(*(tensor[:200] for tensor in train.tensors))
@@ -89,13 +98,13 @@ def demo(
     rows: list[Row] = []
     written: list[Report] = []
     with _readable_errors():
-        for network in DEMO:
-            row, analysis = _demo_row(replace(network, epochs=3) if quick else network, train, test, console)
+        for one in chosen:
+            row, analysis = _demo_row(replace(one, epochs=3) if quick else one, train, test, console)
             if not rows:
-                _show_first(console, network.name, analysis.bound)
+                _show_first(console, one.name, analysis.bound)
             rows.append(row)
-            title = f"Certificate of the network {network.name} on digits"
-            written.append(write_report(analysis.certificate, out / _folder_name(network.name), pdf, title))
+            title = f"Certificate of the network {one.name} on digits"
+            written.append(write_report(analysis.certificate, out / _folder_name(one.name), pdf, title))
         _show_rows(console, rows)
         _show_files(console, written, [_write_comparison(rows, out)])
 
@@ -107,7 +116,8 @@ def _demo_row(
     start = time.perf_counter()
     with one_thread():
         model = network.trained(train, progress=console.is_terminal)
-        analysis = analyze(model, DataLoader(train, batch_size=BATCH), init_model=network.initial())
+        loader = DataLoader(train, batch_size=BATCH)
+        analysis = analyze(model, loader, init_model=network.initial(), fill=network.fill)
     seconds = time.perf_counter() - start
     return Row(network.name, analysis.certificate, error(model, train), error(model, test), seconds), analysis
 
@@ -122,6 +132,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("covergraph-report"),
     delta: Annotated[float, typer.Option(help="The certificate may fail with this probability.")] = 0.05,
     mode: Annotated[str, typer.Option(help="minimal or paper.")] = "minimal",
+    fill: Annotated[bool, typer.Option("--fill", help="Bound Jacobian norms along edges: for larger layers.")] = False,
     pdf: Annotated[bool, typer.Option(help="Compile the report if TeX is installed.")] = True,
 ) -> None:
     """Write the report of a network of your own on its training sample."""
@@ -133,7 +144,7 @@ def report(
     start = time.perf_counter()
     with _readable_errors():
         loader = DataLoader(sample, batch_size=BATCH)
-        analysis = analyze(network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode))
+        analysis = analyze(network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode), fill=fill)
         row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)
         _show_rows(console, [row])
         _show_files(console, [write_report(analysis.certificate, out, pdf, f"Certificate of {model}")], [])
@@ -250,7 +261,8 @@ def _show_first(console: Console, name: str, bound: Bound) -> None:
 
 def _show_rows(console: Console, rows: list[Row]) -> None:
     console.print()
-    console.print(comparison_table(rows))
+    for first in range(0, len(rows), COLUMNS):
+        console.print(comparison_table(rows[first : first + COLUMNS]))
     for row in rows:
         console.print(f"\n[bold]{escape(row.name)}.[/bold] {escape(row.certificate.explain())}")
 

@@ -6,11 +6,26 @@ from __future__ import annotations
 if not __name__.startswith("covergraph."):
     raise ImportError(f"imported as {__name__!r}, expected 'covergraph.models': write `import covergraph.models`")
 
-from covergraph.models.convolutional import ConvNet
-from covergraph.models.demo import DEMO, DemoNetwork
+from covergraph.models.convolutional import ConvNet, PooledConvNet
+from covergraph.models.demo import DEMO, NETWORKS, DemoNetwork
 from covergraph.models.digits import load_digits
 from covergraph.models.mlp import MLP
+from covergraph.models.recurrent import RowGRU
 from covergraph.models.residual import ResidualMLP
 from covergraph.models.training import error, train
+from covergraph.models.transformer import VisionTransformer
 
-__all__ = ["DEMO", "MLP", "ConvNet", "DemoNetwork", "ResidualMLP", "error", "load_digits", "train"]
+__all__ = [
+    "DEMO",
+    "MLP",
+    "NETWORKS",
+    "ConvNet",
+    "DemoNetwork",
+    "PooledConvNet",
+    "ResidualMLP",
+    "RowGRU",
+    "VisionTransformer",
+    "error",
+    "load_digits",
+    "train",
+]

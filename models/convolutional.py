@@ -34,3 +34,31 @@ class ConvNet(nn.Module):
         hidden = self.activation2(self.conv2(hidden))  # (n, second, 2, 2)
         logits: Tensor = self.head(self.flatten(hidden))
         return logits
+
+
+class PooledConvNet(nn.Module):
+    """Two 3 x 3 convolutions, each with batch normalization and ReLU, a 2 x 2 max-pool and a linear head.
+
+    Takes images (n, 1, 8, 8). The first convolution has stride 2, so that no window of the pool sees empty background
+    alone: there its entries would tie, and the network would have no derivative. The convolutions have no bias, as the
+    normalization would cancel it.
+    """
+
+    def __init__(self, channels: tuple[int, int] = (8, 16), classes: int = 10) -> None:
+        super().__init__()
+        first, second = channels
+        self.blocks = nn.Sequential(_block(1, first, stride=2), _block(first, second, stride=1))
+        self.pool = nn.MaxPool2d(2)
+        self.flatten = nn.Flatten()
+        self.head = nn.Linear(second * 2 * 2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:  # (n, 1, 8, 8) -> (n, classes)
+        hidden = self.pool(self.blocks(images))  # (n, second, 2, 2)
+        logits: Tensor = self.head(self.flatten(hidden))
+        return logits
+
+
+def _block(channels_in: int, channels: int, stride: int) -> nn.Sequential:
+    """(n, channels_in, h, w) -> (n, channels, h / stride, w / stride)."""
+    convolution = nn.Conv2d(channels_in, channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())

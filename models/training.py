@@ -34,18 +34,22 @@ def train(
     lr: float,
     batch_size: int,
     seed: int,
+    decay: bool = False,
     progress: bool = True,
 ) -> nn.Module:
     """Train ``model`` in place on cross entropy and return it in eval mode.
 
-    Plain SGD without momentum or decay, each epoch in an order drawn from ``seed``: the same start, data and
+    Plain SGD without momentum or weight decay, each epoch in an order drawn from ``seed``: the same start, data and
     seed give the same weights on the same kind of processor. ``dataset`` holds inputs (n, ...) and labels (n,).
+    The rate is ``lr`` throughout; with ``decay`` it is lr (1 - e / epochs) in epoch e = 0, 1, ...
     """
     inputs, labels = dataset.tensors
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     order = torch.Generator().manual_seed(seed)
     model.train()
-    for _ in track(range(epochs), description=f"training {type(model).__name__}", disable=not progress):
+    for epoch in track(range(epochs), description=f"training {type(model).__name__}", disable=not progress):
+        if decay:
+            optimizer.param_groups[0]["lr"] = lr * (1 - epoch / epochs)
         for batch in torch.randperm(len(labels), generator=order).split(batch_size):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])

@@ -39,6 +39,13 @@ class Double(nn.Module):
 def double():
     return Double()
 
+class Floor(nn.Module):
+    def forward(self, h):
+        return torch.floor(h)
+
+def steps():
+    return nn.Sequential(nn.Linear(6, 5), Floor(), nn.Linear(5, 3))
+
 def nothing():
     return 3
 """
@@ -88,19 +95,19 @@ def test_demo_shows_graph_formulas_table_and_sentences(demo: tuple[str, Path]) -
     text = demo[0]
     assert "layers.0 = linear(flatten) : 32 {weight=layers.0.weight} @ layers.0" in text
     assert "κ̃h[2] = 2·√2·κ[6←2]/γ + Σ[w=2..6] κ̄[w←2]·ς[w]" in text
-    (head,) = [line.split() for line in text.splitlines() if line.split()[:1] == ["network"]]
-    assert head == ["network", "MLP", "residual", "MLP", "convolutional"]
+    heads = [line.split() for line in text.splitlines() if line.split()[:1] == ["network"]]
+    assert heads == [["network", "MLP", "residual", "MLP", "convolutional"], ["network", "CNN", "ViT", "GRU"]]
     for quantity in ("train error", "test error", "samples n", "mean of z̃", "C/√n (log10)", "Theorem 5.1", "seconds"):
         assert any(line.strip().startswith(quantity) for line in text.splitlines()), quantity
-    (certified,) = [line for line in text.splitlines() if line.strip().startswith("certificate")]
-    assert certified.count("vacuous") == 3
+    certified = [line for line in text.splitlines() if line.strip().startswith("certificate")]
+    assert [line.count("vacuous") for line in certified] == [3, 3]
     assert "— (the graph is" in text
-    assert text.count("With probability at least 95 %") == 3 and "each with probability at least 95 %" in text
+    assert text.count("With probability at least 95 %") == 6 and "each with probability at least 95 %" in text
 
 
 def test_demo_writes_reports_and_pictures(demo: tuple[str, Path]) -> None:
     text, out = demo
-    for name in ("mlp", "residual-mlp", "convolutional"):
+    for name in ("mlp", "residual-mlp", "convolutional", "cnn", "vit", "gru"):
         assert {path.name for path in (out / name).iterdir()} == set(FILES)
         assert str(out / name / "report.tex") in text
     assert (out / "comparison.png").stat().st_size > 0
@@ -198,7 +205,7 @@ def test_what_is_wrong_with_the_command_is_said(folder: Path, arguments: list[st
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (["own_networks:relu", "--data", "data.npz"], "UnsupportedOperationError: "),
+        (["own_networks:steps", "--data", "data.npz"], "UnsupportedOperationError: "),
         (["own_networks:plain", "--data", "labels.npz"], "LabelError: "),
         (["own_networks:plain", "--data", "data.npz", "--delta", "2"], "ParameterError: "),
     ],
