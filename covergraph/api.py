@@ -60,10 +60,10 @@ def analyze(
     """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
 
     `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
-    training sample, unaugmented. `init_model`: the weights before
-    training, if known. `fill` bounds Jacobian norms by products along edges (Proposition 2): larger, but cheap for
-    layers of more than a few hundred entries. With probability at least 1 - delta over the sample the certificate's value bounds the
-    error (Theorem 3). For a step of your own choice call the six functions yourself.
+    training sample, unaugmented. `init_model`: the weights before training, if known. `fill` bounds Jacobian norms by
+    products along edges (Proposition 2): larger, but cheap for layers of more than a few hundred entries. With
+    probability at least 1 - delta over the sample the certificate's value bounds the error (Theorem 3). For a step of
+    your own choice call the six functions yourself.
     """
     model = as_module(model)
     graph = trace(model, _example(loader, model), output=output)

@@ -24,11 +24,13 @@ def choose(
     quantile: float | Literal["auto"] = "auto",
     grid: float = 1.05,
     floor: float | None = None,
+    condition_quantile: float = 0.0,
 ) -> Parameters:
     """Round the measured numbers outwards on the grid beta^m and pick gamma; the union cost is recorded.
 
     s, kappa, a, b, t: the measured maxima (upper ends), at least `floor` (default 1/k, k the position of the
-    output), rounded up. rho: the smallest positive q of the sample, rounded down; where q = 0, z is 1. gamma: the given
+    output), rounded up. rho: the smallest positive q of the sample, or the given quantile of the positive ones, rounded
+    down; z is 1 where q <= rho/2, so a quantile trades a larger mean of z for a smaller C. gamma: the given
     quantile of the margins rounded down; "auto" takes that of 0, 1, 5, 10, 25 % whose certificate is smallest. `grid`
     and `floor` must be fixed before the data are seen.
     Raises `MarginError` if no margin is positive, `ParameterError` for a grid <= 1 or a quantile outside [0, 1).
@@ -39,12 +41,16 @@ def choose(
     floor = 1 / max(bound.symbols.last, 1) if floor is None else floor
     if not 0 < floor < 1e100:
         raise ParameterError(f"choose: the floor is {floor}, expected a positive number, e.g. 1/k")
-    rounded = _rounded(bound, measurements, grid, floor)
+    if not 0 <= condition_quantile < 1:
+        raise ParameterError(f"choose: condition_quantile is {condition_quantile}, expected a number in [0, 1)")
+    rounded = _rounded(bound, measurements, grid, floor, condition_quantile)
     candidates = [_parameters(rounded, gamma, q, grid, floor) for q, gamma in _gammas(bound, measurements, quantile)]
     return min(candidates, key=lambda p: (certify(bound, measurements, p, 0.05).value, -(p.gamma or 0)))
 
 
-def _rounded(bound: Bound, measured: Measurements, grid: float, floor: float) -> dict[str, dict[Any, int]]:
+def _rounded(
+    bound: Bound, measured: Measurements, grid: float, floor: float, share: float
+) -> dict[str, dict[Any, int]]:
     """Exponents of s, kappa, a, b, t, rho."""
 
     def up(values: Mapping[Any, Measurement]) -> dict[Any, int]:
@@ -59,7 +65,7 @@ def _rounded(bound: Bound, measured: Measurements, grid: float, floor: float) ->
         "a": up({name: layer.a for name, layer in measured.layers.items()}),
         "b": up({c.node: measured.layers[c.node].b for c in bound.contributions if c.kind == "derivative"}),
         "shared": up({group.nodes[0]: measured.shared[group.nodes[0]] for group in bound.groups}),
-        "rho": {name: _level(measured.condition_values[name], grid) for name in bound.augmented.conditions},
+        "rho": {name: _level(measured.condition_values[name], grid, share) for name in bound.augmented.conditions},
     }
     largest = max(e for table in exponents.values() for e in table.values())
     if largest * math.log(grid) > 650:
@@ -67,13 +73,13 @@ def _rounded(bound: Bound, measured: Measurements, grid: float, floor: float) ->
     return exponents
 
 
-def _level(values: Floats, grid: float) -> int:
-    """The exponent of rho: the smallest positive q rounded down; 0 if there is none, or none that is finite.
+def _level(values: Floats, grid: float, share: float) -> int:
+    """The exponent of rho: the quantile of the positive q rounded down; 0 if there is none, or none that is finite.
 
     If no sample fulfills the condition, z = 1 on all whatever rho is; if nothing can fail it, every rho will do.
     """
     usable = values[(values > 0) & np.isfinite(values)]
-    return grid_down(float(usable.min()), grid) if len(usable) else 0
+    return grid_down(float(np.quantile(usable, share, method="lower")), grid) if len(usable) else 0
 
 
 def _parameters(

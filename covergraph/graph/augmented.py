@@ -286,21 +286,23 @@ def _(operation: TotalDerivative, node: Node, slots: Sequence[Tensor], context: 
 
 @apply.register
 def _(operation: NormIndicator, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
-    norms = slots[0].reshape(slots[0].shape[0], -1).norm(dim=1)
+    norms = slots[0].reshape(slots[0].shape[0], -1).norm(dim=1).nan_to_num(nan=torch.inf)
     return soft_indicator(norms, _threshold(context.parameters.s, operation.node, "s"))
 
 
 @apply.register
 def _(operation: PairIndicator, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
     kappa = _threshold(context.parameters.kappa, operation.pair, "kappa")
-    return soft_indicator(torch.linalg.matrix_norm(slots[0], ord=2), kappa)
+    finite = torch.isfinite(slots[0]).all(2).all(1)
+    norms = torch.linalg.matrix_norm(torch.where(finite[:, None, None], slots[0], 0.0), ord=2)
+    return torch.where(finite, soft_indicator(norms, kappa), 0.0)  # beyond a pole every level is exceeded
 
 
 @apply.register
 def _(operation: ConditionIndicator, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
     rho = _threshold(context.parameters.rho, operation.head.name, "rho")
     q = condition_value(operation.head.operation, operation.head, slots, context)
-    return condition_indicator(q, rho)
+    return condition_indicator(q.nan_to_num(nan=0.0, posinf=torch.inf), rho)
 
 
 @apply.register
@@ -310,4 +312,8 @@ def _(operation: LossNode, node: Node, slots: Sequence[Tensor], context: Context
 
 @apply.register
 def _(operation: Sink, node: Node, slots: Sequence[Tensor], context: Context) -> Tensor:
-    return 1 + (slots[0] - 1) * torch.stack(list(slots[1:])).prod(0) if len(slots) > 1 else slots[0]
+    if len(slots) == 1:
+        return slots[0]
+    factors = torch.stack(list(slots[1:]))
+    collapsed = (factors == 0).any(0)  # there the loss need not be a number
+    return torch.where(collapsed, 1.0, 1 + (slots[0] - 1) * factors.prod(0))

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from covergraph.errors import BatchMixingError, LabelError, ParameterError
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.condition_rules import condition_value
-from covergraph.graph.interpreter import Context, evaluate, state_of
+from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss
+from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
 from covergraph.measure.jacobians import filled_norms, pair_norms
 from covergraph.measure.layers import layer_sizes
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
@@ -33,10 +33,6 @@ _LOSS = ("loss",)
 """The column of margins or losses; no name of a node and no pair."""
 _CONDITION = ("condition",)
 """With a node's name, the column of its condition."""
-MASK = -1e30
-"""A constant below is a mask: what it is added to may overflow to -infinity."""
-ALLOWANCE = 1e-9
-"""Relative error of entries that lower ends of conditions allow for, as the certificate does of norms."""
 
 
 def measure(
@@ -94,35 +90,12 @@ def _check_pass(
         seen = census(seen, batch)
         moved = _to(batch, where, dtype)
         with torch.no_grad():
-            values = evaluate(graph, context, graph.named_inputs(moved.inputs), {})
-            _require_values(bound, values, batch.start)
+            values, _ = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
+            require_values(bound, values, batch.start)
             _require_separate(moved, _losses(bound, values[graph.output], moved), bound, values[graph.output])
         if isinstance(model, torch.nn.Module):
             require_same_function(graph, model, batch)
     return seen
-
-
-def _require_values(bound: Bound, values: Mapping[str, Tensor], start: int) -> None:
-    """Raise `NonFiniteError` naming the first node with NaN or infinity; masks may make and pass on -infinity."""
-    graph, read = bound.graph, _read(bound)
-    masked: set[str] = set()
-    for node in graph.nodes:
-        if node.kind != "float":
-            continue
-        value, constants = values[node.name], [graph.weights.constants[name] for _, name in node.constants]
-        if not masked.isdisjoint(node.inputs) or any(bool((c < MASK).any()) for c in constants):
-            if node.name not in read and bool((value == -torch.inf).any()):
-                masked.add(node.name)
-                value = torch.where(value == -torch.inf, 0.0, value)
-        require_finite({f"node {node.name!r}": value}, start)
-
-
-def _read(bound: Bound) -> set[str]:
-    """The nodes whose norms enter the bound: S, what covered nodes read, what some taubar needs; and the output."""
-    graph, rules = bound.graph, bound.augmented.rules
-    read = {u for name in graph.covered if (e := rules[name].entropy) and e.gain for u in graph[name].inputs}
-    read |= {u for name, rule in rules.items() for u in rule.radii(graph[name])}
-    return read | {graph.output, *bound.augmented.hidden}
 
 
 def _check_target(device: torch.device | str | None, dtype: torch.dtype) -> None:
@@ -154,33 +127,22 @@ def _measure_batch(
     bound: Bound, graph: ComputationGraph, context: Context, batch: Batch, columns: Columns, fill: bool
 ) -> None:
     with torch.no_grad():
-        values = evaluate(graph, context, graph.named_inputs(batch.inputs), {})
+        values, conditions = conditioned_values(bound, context, graph.named_inputs(batch.inputs))
         norms: dict[Any, Tensor] = {
             name: euclidean(value.reshape(len(batch), -1)) * (1 + rounding(value.dtype, 1, value[0].numel()))
             for name, value in values.items()
             if value.is_floating_point()
         }
-        read = _read(bound)
+        read = norms_read(bound)
         norms = {name: norm for name, norm in norms.items() if name in read or bool(torch.isfinite(norm).all())}
         engine = filled_norms if fill else pair_norms
         norms |= engine(graph, values, context, bound.measured_pairs)
+        norms = without(undefined(conditions, len(batch)), norms)
         require_finite({f"the norm of {key!r}": value for key, value in norms.items()}, batch.start)
-        norms |= {(_CONDITION, name): q for name, q in _conditions(bound, values, context).items()}
+        norms |= {(_CONDITION, name): q for name, q in conditions.items()}
         norms[_LOSS] = _losses(bound, values[graph.output], batch)
     for key, value in norms.items():
         columns.setdefault(key, []).append(value.double().cpu().numpy())
-
-
-def _conditions(bound: Bound, values: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
-    """Lower ends of q_c by node, (batch,): rounding may have moved an entry by 1e-9 of the largest one that is read."""
-    found: dict[str, Tensor] = {}
-    for name, condition in bound.augmented.conditions.items():
-        node = bound.graph[name]
-        slots = [values[u] for u in node.inputs]
-        q = condition_value(node.operation, node, slots, context)
-        size = torch.stack([slots[i].abs().reshape(len(q), -1).amax(1) for i in condition.slopes]).amax(0)
-        found[name] = (q - ALLOWANCE * size).clamp_min(0)
-    return found
 
 
 def _losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:

@@ -42,14 +42,20 @@ def require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch
     expected = values[graph.output]
     # What cancels on the way leaves errors of the size of the largest value, not of the output.
     size = max(_size(value.detach()) for value in values.values())
-    allowed = torch.finfo(parameter.dtype).eps * (1e3 * float(expected.abs().max()) + size)
+    allowed = torch.finfo(parameter.dtype).eps * (1e3 * _size(expected) + size)
     for tensor in _tensors(output):
-        if tensor.shape == expected.shape and float((tensor - expected).abs().max()) <= allowed:
+        if tensor.shape == expected.shape and _gap(tensor, expected) <= allowed:
             return
     raise ForeignModelError(
         f"measure: the model has the traced weights but computes another function on the batch that starts at sample "
         f"{batch.start}; trace this model and measure with its own bound"
     )
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    """The largest difference; where neither is finite, as beyond a pole, there is none."""
+    both = torch.isfinite(one) | torch.isfinite(other)
+    return float((one - other)[both].abs().max()) if bool(both.any()) else 0.0
 
 
 def _size(value: Tensor) -> float:

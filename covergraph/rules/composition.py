@@ -1,6 +1,6 @@
 """Chains of operations as one node: constants of a composition from those of its parts (Lemma 17).
 
-With Lipschitz constants L_j and derivative-Lipschitz constants tau_j of f_1, ..., f_m, the composition f_m o ... o f_1 has
+With Lipschitz constants L_j and derivative-Lipschitz constants tau_j of f_1, ..., f_m, f_m o ... o f_1 has
     L = prod_j L_j,  tau = sum_i (prod_{j>i} L_j) tau_i (prod_{j<i} L_j)^2.
 """
 

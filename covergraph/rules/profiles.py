@@ -2,8 +2,8 @@
 
 Let the entries of x and y lie in [-r, r] and at least rho/2 inside the same good intervals of phi. Then
 ||diag(phi'(x)) - diag(phi'(y))||_op <= L ||x - y||, where L = sup |phi''| over such numbers. Without kinks, and where
-phi'' is bounded, L is the number of Lemma 5; rho is needed only where phi'' is unbounded next to a point, r only where it is
-unbounded at infinity.
+phi'' is bounded, L is the number of Lemma 5; rho is needed only where phi'' is unbounded next to a point, r only where
+it is unbounded at infinity.
 """
 
 from __future__ import annotations

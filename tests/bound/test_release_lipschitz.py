@@ -33,7 +33,7 @@ def test_each_term_is_attained(row: Tight, mode: Mode, record_property: Callable
 def test_random_graphs_are_release_lipschitz(mode: Mode, record_property: Callable[[str, object], None]) -> None:
     tally = Tally()
 
-    @examples(100)
+    @examples(70)
     @given(cases(), st.integers(0, 2**16))
     def holds(case: Case, seed: int) -> None:
         probe(case, augment(case.graph, mode=mode), seed, tally)

@@ -158,7 +158,7 @@ class Change:
 @pytest.mark.parametrize("name", [*SHAPES, "recurrent"])
 def test_z_moves_no_faster_than_the_weight_of_its_group(name: str, mode: Mode) -> None:
     largest = 0.0
-    for seed in range(4):
+    for seed in range(3):
         case = recurrent(seed) if name == "recurrent" else tied(name, seed)
         for size in (1e-4, 1e-2, 1.0):
             change = Change(case, mode, seed, size)

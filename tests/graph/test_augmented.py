@@ -167,7 +167,7 @@ def test_z_is_the_product_formula(case: Case, mode: str, factor: float) -> None:
 @examples(10)
 @given(cases(largest=5), st.sampled_from(["minimal", "paper"]), st.floats(0.6, 1))
 def test_the_certificate_averages_the_same_z(case: Case, mode: str, factor: float) -> None:
-    """Its z comes from measured norms; it is never below that of the graph and differs by rounding only."""
+    """Its z comes from measured norms; it is not below that of the graph, and differs by what rounding is allowed."""
     augmented = augment(case.graph, mode=mode)  # type: ignore[arg-type]
     bound = derive(augmented)
     labels = labels_of(case)
@@ -175,7 +175,8 @@ def test_the_certificate_averages_the_same_z(case: Case, mode: str, factor: floa
     parameters = exact_levels(augmented, values(case, augmented, levels(1.0)), factor)
     z = augmented.run(case.state, case.inputs, labels, parameters).numpy()
     found = augmented_loss(bound, measured, parameters)
-    assert np.allclose(found, z, rtol=0, atol=1e-9)
+    slack = 1e-9 + sum(2e-9 * 1e2 / rho for rho in parameters.rho.values())  # q is lowered by 1e-9 of the entries
+    assert (found >= z - 1e-12).all() and (found <= z + slack).all()
 
 
 @examples(12)
