@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from covergraph.graph.calls import CALLS
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture
+def _registry() -> Iterator[None]:
+    """What a page registers is forgotten afterwards."""
+    before = dict(CALLS)
+    yield
+    CALLS.clear()
+    CALLS.update(before)
+
+
+@pytest.mark.usefixtures("_registry")
 @pytest.mark.parametrize("page", ["README.md", "docs/adding_an_op.md", "docs/tracing.md"])
 def test_python_blocks_run(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)

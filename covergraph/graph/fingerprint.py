@@ -18,8 +18,9 @@ from covergraph.graph.weights import Weights
 def fingerprint(nodes: Iterable[Node], model: Any, weights: Weights | None = None) -> str:
     """Digest of the nodes' whole records and of the values of their parameters.
 
-    Neither the order of the nodes nor their grouping into blocks counts: a coarsened graph is the same model. Values are
-    cast to float64, so that `.double()` does not make another model. Raises `ForeignModelError` if a parameter is missing.
+    Neither the order of the nodes nor their grouping into blocks counts: a coarsened graph is the same model. Values
+    are cast to float64, so that `.double()` does not make another model. Raises `ForeignModelError` if a parameter is
+    missing.
     """
     state = state_of(model)
     digest = hashlib.sha256()

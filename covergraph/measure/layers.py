@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -15,6 +15,7 @@ from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context
 from covergraph.graph.node import Node
+from covergraph.measure.conditions import MASK
 from covergraph.measure.edges_spectra import Ends
 from covergraph.measure.edges_weights import weight_ends
 from covergraph.measure.norms import euclidean, exact, rounding
@@ -37,8 +38,11 @@ def layer_sizes(graph: ComputationGraph, state: State, reference: State | None) 
 
 
 def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: State | None) -> LayerSize:
-    values = {role: Context(state).parameter(node, role) for role, _ in node.parameters}
-    change = values if reference is None else _change(node, values, Context(reference))
+    formulas = graph.weights.effective
+    values = {
+        role: unmasked(Context(state).parameter(node, role), name in formulas) for role, name in node.parameters
+    }
+    change = values if reference is None else _change(node, values, Context(reference), formulas)
     size, zero = distance(node.operation, node, change), distance(node.operation, node, _linear(values))
     total = math.fsum(float(part.abs().sum()) for part in change.values())
     slack = max(rounding(v.dtype, *_sides(v)) for v in values.values())
@@ -50,15 +54,20 @@ def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: St
         a_zero=exact(zero.a, slack, size.norm.replace("distance", "weights")),
         b_zero=exact(zero.b, slack, "(1,1) norm of the weights"),
         operator=_operator(graph, node, Context(state)),
-        bias=_bias(node, Context(state)),
+        bias=_bias(node, Context(state), formulas),
         total=exact(total, slack, "(1,1) norm of the distance of all parameters"),
     )
 
 
-def _change(node: Node, values: Mapping[str, Tensor], reference: Context) -> Change:
+def unmasked(value: Tensor, formula: bool) -> Tensor:
+    """The parameter with 0 for the entries of a mask, which no weight changes, if it is a formula."""
+    return torch.where(value < MASK, 0.0, value) if formula else value
+
+
+def _change(node: Node, values: Mapping[str, Tensor], reference: Context, formulas: Collection[str]) -> Change:
     change = {}
     for role, value in values.items():
-        start = reference.parameter(node, role)
+        start = unmasked(reference.parameter(node, role), node.parameter[role] in formulas)
         if start.shape != value.shape:
             raise ForeignModelError(
                 f"node {node.name!r}: the reference weights have shape {tuple(start.shape)}, expected "
@@ -171,11 +180,11 @@ def _operator_ends(graph: ComputationGraph, node: Node, context: Context) -> End
             return weight_ends(node, graph[node.inputs[0]].shape, context)
 
 
-def _bias(node: Node, context: Context) -> Measurement | None:
+def _bias(node: Node, context: Context, formulas: Collection[str]) -> Measurement | None:
     """The norm of what is added at one position: of a bias or a shift, of a parameter; of an embedding, its rows."""
     role = {op.Affine: "shift", op.Parameter: "value", op.Embedding: "weight"}.get(type(node.operation), "bias")
     if role not in node.parameter:
         return None
-    rows = context.parameter(node, role)
+    rows = unmasked(context.parameter(node, role), node.parameter[role] in formulas)
     rows = rows if isinstance(node.operation, op.Embedding) else rows.reshape(1, -1)
     return exact(float(euclidean(rows).amax()), rounding(rows.dtype, *rows.shape), "Euclidean norm of the bias")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
 from covergraph.measure.jacobians import filled_norms, pair_norms
-from covergraph.measure.layers import layer_sizes
+from covergraph.measure.layers import layer_sizes, unmasked
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
 from covergraph.measure.model import check_reference, require_same_function, require_same_weights
 from covergraph.measure.norms import euclidean, exact, largest, rounding
@@ -72,7 +72,10 @@ def measure(
             _measure_batch(bound, graph, context, _to(batch, where, dtype), columns, fill)
             advance(len(batch))
     first.require_same(seen)
-    return _collect(bound, model, init_model, columns, dtype, seen.n, fill)
+    # Weights in double whatever dtype is: a cast would be large beside a small distance to the reference.
+    exact_state = dtype == torch.float64 and where.type == "cpu"
+    weights = state if exact_state else graph.state(_cast(state_of(model), torch.device("cpu"), torch.float64))
+    return _collect(bound, weights, init_model, columns, dtype, seen.n, fill)
 
 
 def _check_pass(
@@ -158,7 +161,7 @@ def _losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
 
 def _collect(
     bound: Bound,
-    model: Any,
+    weights: Mapping[str, Tensor],
     init_model: Any,
     columns: Columns,
     dtype: torch.dtype,
@@ -170,9 +173,7 @@ def _collect(
     pairs: dict[Pair, Floats] = {pair: joined[pair] for pair in bound.measured_pairs}
     hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
     hidden = {name: values for name, values in hidden.items() if len(values) == n}
-    # Weights in double whatever dtype is: a cast would be large beside a small distance to the reference.
     cpu = torch.device("cpu")
-    weights = graph.state(_cast(state_of(model), cpu, torch.float64))
     reference = None if init_model is None else graph.state(_cast(state_of(init_model), cpu, torch.float64))
     margin = bound.augmented.loss.has_margin
     kind: Kind = "exact" if dtype == torch.float64 else "estimate"  # rounding of the forward pass has no bound yet
@@ -206,7 +207,8 @@ def _collect(
         },
         layers=layer_sizes(graph, weights, reference),
         shared={
-            group.nodes[0]: _distance(group.parameters, weights, reference) for group in bound.groups
+            group.nodes[0]: _distance(group.parameters, graph.weights.effective, weights, reference)
+            for group in bound.groups
         },
         condition_values={name: joined[_CONDITION, name] for name in bound.augmented.conditions},
         margins=joined[_LOSS] if margin else None,
@@ -216,11 +218,14 @@ def _collect(
     )
 
 
-def _distance(names: Sequence[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None) -> Measurement:
+def _distance(
+    names: Sequence[str], formulas: Collection[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
+) -> Measurement:
     """||theta - theta_0||_1 of the named parameters together."""
-    parts = [state[name] - (0 if reference is None else reference[name]) for name in names]
-    total = sum(float(part.abs().sum()) for part in parts)
-    slack = torch.finfo(torch.float64).eps * sum(part.numel() for part in parts)
+    values = {name: unmasked(state[name], name in formulas) for name in names}
+    starts = {} if reference is None else {name: unmasked(reference[name], name in formulas) for name in names}
+    total = sum(float((value - starts.get(name, 0)).abs().sum()) for name, value in values.items())
+    slack = torch.finfo(torch.float64).eps * sum(value.numel() for value in values.values())
     return exact(total, slack, "(1,1) norm of the distance")
 
 

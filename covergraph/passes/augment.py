@@ -8,16 +8,18 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from covergraph.errors import GraphError
+from covergraph.errors import GraphError, UnsupportedOperationError
 from covergraph.graph.augmented import AugmentedGraph, Mode
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss, MarginLoss
-from covergraph.graph.operations import Elementwise
+from covergraph.graph.operations import Elementwise, Recurrent
 from covergraph.passes.lower import lower
 from covergraph.rules.composition import composable
 from covergraph.rules.requirements import NodeRules, limited_nodes, requirements
 
 Bools = NDArray[np.bool_]
+LARGEST = 4000
+"""A lowered graph of more nodes is refused: it would have millions of pairs."""
 Rules = Mapping[str, NodeRules]
 
 
@@ -36,6 +38,7 @@ def augment(graph: ComputationGraph, loss: Loss | None = None, mode: Mode = "min
     if mode not in get_args(Mode):
         raise GraphError(f"augment: mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
     base = lower(graph, keep=composable)
+    _require_size(base, graph)
     loss = loss or MarginLoss()
     loss.tau(base[base.output])
     if not base.covered:
@@ -44,6 +47,19 @@ def augment(graph: ComputationGraph, loss: Loss | None = None, mode: Mode = "min
     hidden = hidden_nodes(base, mode, rules)
     pairs = {"minimal": _minimal, "paper": _all_pairs, "output-only": _output_only}[mode](base, hidden, rules)
     return AugmentedGraph(base, loss, mode, hidden, pairs, rules, graph)
+
+
+def _require_size(base: ComputationGraph, graph: ComputationGraph) -> None:
+    """Raise `UnsupportedOperationError` if layers written out step by step make a graph that is too large."""
+    if len(base) <= LARGEST:
+        return
+    steps = [node for node in graph.nodes if isinstance(node.operation, Recurrent)]
+    first = f"node {steps[0].name!r} ({steps[0].origin or 'top level'}): " if steps else ""
+    written = f"; {len(steps)} layers ({steps[0].operation.label}) are written out step by step" if steps else ""
+    raise UnsupportedOperationError(
+        f"{first}augment: the lowered graph has {len(base)} nodes, expected at most {LARGEST}{written}; bound the model "
+        "on shorter sequences, or a part of it (output=)"
+    )
 
 
 def hidden_nodes(base: ComputationGraph, mode: Mode, rules: Rules) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from handmade import mlp, residual
 from measured import N, measured
+from rough import tied
 
 from covergraph.errors import ForeignModelError, MissingPairError, ParameterError
 from covergraph.graph.losses import LipschitzLoss
@@ -97,3 +98,20 @@ def test_the_failed_first_attempt_has_no_certificate() -> None:
     parameters = measured(net)[2]
     with pytest.raises(MissingPairError, match="not in P"):
         bound.evaluate(found, parameters)
+
+
+def test_shared_parameters_must_lie_in_the_class_and_on_the_grid() -> None:
+    """t of Theorem 1': not below the measured distance, and a point of the grid whose price is paid."""
+    certificate = tied()
+    bound, found, parameters = certificate.bound, certificate.measurements, certificate.parameters
+    ((name, distance),) = found.shared.items()
+    for share in (0.999999, 0.5, 0.0, math.nan):
+        low = replace(parameters, grid=None, quantile=None, shared={name: distance.lower * share})
+        with pytest.raises(ParameterError, match=rf"t of '{name}'.*at least the measured distance"):
+            bound.evaluate(found, low)
+    with pytest.raises(ParameterError, match="not on the grid"):
+        bound.evaluate(found, replace(parameters, shared={name: parameters.shared[name] * 1.01}))
+    with pytest.raises(ParameterError, match=f"no t for '{name}'"):
+        bound.evaluate(found, replace(parameters, shared={}))
+    exact = replace(parameters, grid=None, quantile=None, shared={name: distance.upper})
+    assert bound.evaluate(found, exact).C <= certificate.C

@@ -57,6 +57,22 @@ def test_z_is_one_where_a_condition_cannot_hold(name: str, fill: bool) -> None:
     assert 0 < certificate.C < float("inf")
 
 
+def test_an_entry_that_rounding_may_have_moved_to_the_kink_counts_as_failing() -> None:
+    """q is lowered by 1e-9 of the largest entry: 0 below that, and never above what plain torch finds."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2)).double().eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+        x = torch.tensor([[1e3, 9e-7], [1e3, 1.1e-6], [1e3, -5.0], [0.5, 0.25]]).double()
+        y = model(x).argmax(1)
+    bound = derive(augment(trace(model, x[:2])))
+    found = measure(bound, model, [(x, y)])
+    ((name, q),) = found.condition_values.items()
+    assert found.failing == {name: 1}
+    assert q.tolist() == pytest.approx([0.0, 1e-7, 5 - 1e-6, 0.25 - 5e-10], rel=1e-6, abs=1e-13)
+    z = bound.augmented.run(model, x, y, choose(bound, found))
+    assert z.mean() <= bound.evaluate(found).training
+
+
 def test_values_that_do_not_exist_are_an_error_where_every_condition_holds() -> None:
     model = Between(torch.tanh).double().eval()
     bound = derive(augment(trace(model, torch.randn(2, 3).double())))

@@ -196,6 +196,7 @@ def test_composites_stay_covered_grouped_and_fingerprinted() -> None:
     assert coarse.groups == (("stage.0.add", "head"), ("stage.1.add",))
     state = state_of_blocks()
     before = fingerprint(coarse.nodes, state)
+    assert before == fingerprint(graph.nodes, state) == fingerprint(coarsen(coarse, "stage").nodes, state)
     state["stage.1.fc.weight"] = 2 * state["stage.1.fc.weight"]
     assert fingerprint(coarse.nodes, state) != before
 

@@ -14,6 +14,7 @@ from covergraph.graph.functions import TANH
 from covergraph.passes.lower import lower
 from covergraph.passes.lower_pools import rectify_pools
 from covergraph.passes.prune import prune
+from covergraph.tracers import trace
 
 POOL = op.MaxPool((2,), (2,), (0,), (1,))
 
@@ -131,3 +132,24 @@ def test_a_residual_network() -> None:
     labels = [n.operation.label for n in after.nodes]
     assert (labels.count("relu_maxpool2d"), labels.count("maxpool2d"), labels.count("relu")) == (2, 0, 1)
     assert_same_derivative(model, after, x)
+
+
+def test_relu_of_what_is_never_negative_goes() -> None:
+    """A mean of ReLUs is 0 where all of them are; there a second ReLU would have no derivative."""
+
+    class Means(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.relu(self.first(x)).reshape(-1, 2, 2).mean(1)
+            value: torch.Tensor = self.second(torch.relu(h) + h.softmax(1))
+            return value
+
+    model, x = Means().double().eval(), torch.randn(5, 3).double()
+    fine = trace(model, x)
+    coarse = lower(fine)
+    assert [node.operation.label for node in fine.nodes].count("relu") == 2
+    assert [node.operation.label for node in coarse.nodes].count("relu") == 1
+    assert torch.equal(coarse.run(model, x)[coarse.output], fine.run(model, x)[fine.output])
