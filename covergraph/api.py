@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -55,21 +55,22 @@ def analyze(
     output: Any = None,
     device: torch.device | str | None = None,
     fill: bool = False,
+    condition_quantile: float | Literal["auto"] = "auto",
     progress: bool | None = None,
 ) -> Analysis:
     """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
 
     `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
     training sample, unaugmented. `init_model`: the weights before training, if known. `fill` bounds Jacobian norms by
-    products along edges (Proposition 2): larger, but cheap for layers of more than a few hundred entries. With
-    probability at least 1 - delta over the sample the certificate's value bounds the error (Theorem 3). For a step of
+    products along edges (Proposition 2): larger, but cheap for layers of more than a few hundred entries. `condition_quantile`: see
+    `choose`. With probability at least 1 - delta over the sample the certificate's value bounds the error (Theorem 3). For a step of
     your own choice call the six functions yourself.
     """
     model = as_module(model)
     graph = trace(model, _example(loader, model), output=output)
     bound = derive(augment(graph, loss, mode))
     measurements = measure(bound, model, loader, init_model=init_model, device=device, fill=fill, progress=progress)
-    parameters = choose(bound, measurements)
+    parameters = choose(bound, measurements, condition_quantile=condition_quantile)
     return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))
 
 

@@ -61,7 +61,8 @@ class Measurements:
     hidden[v]: max ||h_v||; pairs[w, a]: max ||D_{w<-a}||_op; root_mean_square[v]: (mean ||h_v||^2)^(1/2) of
     data-only nodes; shared[g]: ||theta - theta_0||_1 of the parameters that the nodes of a group share; loss: the loss
     of the bound. The per-sample arrays (n,) hold upper ends of norms, and lower ends of the q_c of conditions;
-    `margins` is None for a user's own loss, whose values are then in `losses`.
+    `margins` is None for a user's own loss, whose values are then in `losses`. `filled`: pair norms are bounded by
+    products along edges (Proposition 2).
     """
 
     n: int
@@ -79,6 +80,7 @@ class Measurements:
     pair_values: Mapping[Pair, Floats] = field(repr=False)
     condition_values: Mapping[str, Floats] = field(repr=False, default_factory=dict)
     shared: Mapping[str, Measurement] = field(repr=False, default_factory=dict)
+    filled: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -113,7 +115,8 @@ class Parameters:
     """The numbers that make z and its class: gamma, s_v, kappa_{w<-a}, rho_c, and the class radii a_v, b_v, t_g.
 
     `union_cost` is what their choice after seeing the data adds to ln(1/delta) (Proposition 6): 0 if they were
-    fixed in advance. `grid` is beta; `quantile` says which quantile of the margins gave gamma.
+    fixed in advance. `grid` is beta; `quantile` says which quantile of the margins gave gamma,
+    `condition_quantile` which part of the samples rho may give up.
     """
 
     gamma: float | None
@@ -127,4 +130,4 @@ class Parameters:
     floor: float = 0.0
     rho: Mapping[str, float] = field(default_factory=dict)
     shared: Mapping[str, float] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    condition_quantile: float | None = None

@@ -126,10 +126,14 @@ class Certificate:
         return f"$$\n{self.to_latex()}\n$$"
 
     def __repr__(self) -> str:
+        from covergraph.report.numbers import plain
+
         word = "vacuous" if self.vacuous else "non-vacuous"
+        numbers = (self.value, self.training, self.complexity_term, self.deviation_term, self.normalized)
+        value, training, complexity, deviation, normalized = (plain(number, 4, "up") for number in numbers)
         return (
-            f"Certificate({self.value:.4g}, {word}: training {self.training:.4g} + complexity "
-            f"{self.complexity_term:.4g} + deviation {self.deviation_term:.4g}; C/sqrt(n) = {self.normalized:.4g})"
+            f"Certificate({value}, {word}: training {training} + complexity {complexity} + deviation {deviation}; "
+            f"C/sqrt(n) = {normalized})"
         )
 
 

@@ -24,15 +24,15 @@ def choose(
     quantile: float | Literal["auto"] = "auto",
     grid: float = 1.05,
     floor: float | None = None,
-    condition_quantile: float = 0.0,
+    condition_quantile: float | Literal["auto"] = "auto",
 ) -> Parameters:
     """Round the measured numbers outwards on the grid beta^m and pick gamma; the union cost is recorded.
 
     s, kappa, a, b, t: the measured maxima (upper ends), at least `floor` (default 1/k, k the position of the
-    output), rounded up. rho: the smallest positive q of the sample, or the given quantile of the positive ones, rounded
-    down; z is 1 where q <= rho/2, so a quantile trades a larger mean of z for a smaller C. gamma: the given
-    quantile of the margins rounded down; "auto" takes that of 0, 1, 5, 10, 25 % whose certificate is smallest. `grid`
-    and `floor` must be fixed before the data are seen.
+    output), rounded up. gamma: the given quantile of the margins, rounded down. rho: of `condition_quantile` each
+    condition gets an equal share, and that quantile of its positive q, rounded down; z is 1 where q <= rho/2, so a
+    quantile trades a larger mean of z, on at most that part of the samples, for a smaller C. "auto" takes that of 0, 1,
+    5, 10, 25 % whose certificate is smallest. `grid` and `floor` must be fixed before the data are seen.
     Raises `MarginError` if no margin is positive, `ParameterError` for a grid <= 1 or a quantile outside [0, 1).
     """
     check_same_model(bound, measurements)
@@ -41,11 +41,29 @@ def choose(
     floor = 1 / max(bound.symbols.last, 1) if floor is None else floor
     if not 0 < floor < 1e100:
         raise ParameterError(f"choose: the floor is {floor}, expected a positive number, e.g. 1/k")
-    if not 0 <= condition_quantile < 1:
-        raise ParameterError(f"choose: condition_quantile is {condition_quantile}, expected a number in [0, 1)")
-    rounded = _rounded(bound, measurements, grid, floor, condition_quantile)
-    candidates = [_parameters(rounded, gamma, q, grid, floor) for q, gamma in _gammas(bound, measurements, quantile)]
+    shares = QUANTILES if condition_quantile == "auto" else (_share(condition_quantile),)
+    rounded = _rounded(bound, measurements, grid, floor, shares[0])
+    gammas = _gammas(bound, measurements, quantile)
+    best = _best(bound, measurements, [_parameters(rounded, g, q, grid, floor, shares[0]) for q, g in gammas])
+    if not bound.augmented.conditions:
+        return best
+    gamma = next(g for q, g in gammas if q == best.quantile)
+    tables = [(share, rounded | {"rho": _levels(bound, measurements, grid, share)}) for share in shares[1:]]
+    others = [_parameters(table, gamma, best.quantile, grid, floor, share) for share, table in tables]
+    return _best(bound, measurements, [best, *others])
+
+
+def _best(bound: Bound, measurements: Measurements, candidates: list[Parameters]) -> Parameters:
+    """Those of the smallest certificate; of equal ones the largest gamma, then the first."""
     return min(candidates, key=lambda p: (certify(bound, measurements, p, 0.05).value, -(p.gamma or 0)))
+
+
+def _share(quantile: float) -> float:
+    if not 0 <= quantile < 1:
+        raise ParameterError(
+            f"choose: condition_quantile is {quantile}, expected a number in [0, 1), or 'auto'"
+        )
+    return quantile
 
 
 def _rounded(
@@ -65,12 +83,18 @@ def _rounded(
         "a": up({name: layer.a for name, layer in measured.layers.items()}),
         "b": up({c.node: measured.layers[c.node].b for c in bound.contributions if c.kind == "derivative"}),
         "shared": up({group.nodes[0]: measured.shared[group.nodes[0]] for group in bound.groups}),
-        "rho": {name: _level(measured.condition_values[name], grid, share) for name in bound.augmented.conditions},
+        "rho": _levels(bound, measured, grid, share),
     }
     largest = max(e for table in exponents.values() for e in table.values())
     if largest * math.log(grid) > 650:
         raise ParameterError(f"choose: a parameter is {grid:g}^{largest}, beyond double precision; rescale the network")
     return exponents
+
+
+def _levels(bound: Bound, measured: Measurements, grid: float, share: float) -> dict[str, int]:
+    """Exponents of rho; at most `share` of the samples lies below some of these levels, and is not undefined."""
+    each = share / max(len(bound.augmented.conditions), 1)
+    return {name: _level(measured.condition_values[name], grid, each) for name in bound.augmented.conditions}
 
 
 def _level(values: Floats, grid: float, share: float) -> int:
@@ -83,7 +107,12 @@ def _level(values: Floats, grid: float, share: float) -> int:
 
 
 def _parameters(
-    exponents: dict[str, dict[Any, int]], gamma: float | None, quantile: float | None, grid: float, floor: float
+    exponents: dict[str, dict[Any, int]],
+    gamma: float | None,
+    quantile: float | None,
+    grid: float,
+    floor: float,
+    share: float,
 ) -> Parameters:
     m = None if gamma is None else grid_down(gamma, grid)
     used = [e for table in exponents.values() for e in table.values()] + ([] if m is None else [m])
@@ -95,6 +124,7 @@ def _parameters(
         grid=grid,
         quantile=quantile,
         floor=floor,
+        condition_quantile=share if exponents["rho"] else None,
     )
 
 

@@ -293,8 +293,8 @@ def _groups(symbols: Symbols, contributions: tuple[Contribution, ...]) -> Iterat
     base = symbols.base
     for nodes in shared_groups(base):
         parameters = tuple(dict.fromkeys(name for v in nodes for _, name in base[v].parameters))
-        if any(name not in base.weights.shapes for name in parameters):
-            continue  # of unknown size; covered node by node, which is valid too
+        if any(name not in base.weights.shapes for name in parameters) or _two_roles(base, nodes):
+            continue  # of unknown size, or r_v would be larger; covered node by node, which is valid too
         count = 2 * sum(math.prod(base.weights.shapes[name]) for name in parameters)
         entropy = ClassEntropy(0, 1, count, 0, "Theorem 1' (Maurey, shared parameters)")
         first = nodes[0]
@@ -302,6 +302,12 @@ def _groups(symbols: Symbols, contributions: tuple[Contribution, ...]) -> Iterat
         together = Contribution(first, "shared", symbols.weight(first, "shared"), coefficient, _log(count), entropy)
         parts = tuple((_sensitivity(symbols, c), c) for c in contributions if c.node in nodes)
         yield Group(nodes, parameters, together, parts)
+
+
+def _two_roles(base: ComputationGraph, nodes: tuple[str, ...]) -> bool:
+    """True if some node uses one parameter in two roles: Theorem 1' excludes it."""
+    names = [[name for _, name in base[v].parameters] for v in nodes]
+    return any(len(set(found)) < len(found) for found in names)
 
 
 def _sensitivity(symbols: Symbols, c: Contribution) -> sympy.Expr:

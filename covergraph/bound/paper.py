@@ -145,8 +145,8 @@ def paper_expressions(bound: Bound) -> tuple[PaperExpression, ...]:
     layers, reason = layers_of(bound)
     smooth, kinked = _by_activation(bound, layers, reason)
     sequential = "" if bound.graph.sequential else "the graph is not sequential"
-    if not sequential and bound.graph.inputs[0].kind != "float":
-        sequential = "the input is not real"
+    if not sequential and any(node.kind != "float" for node in bound.graph.nodes):
+        sequential = "some values are not real"
     every = tuple((layers[w], layers[a]) for w in range(1, len(layers)) for a in range(w))
     outputs = tuple((layers[-1], a) for a in layers[2:-1:2])
     definitions = ((_hidden[i], _HIDDEN), (_jacobian[i], _JACOBIAN))

@@ -72,8 +72,8 @@ def _equation_4(bound: Bound, measurements: Measurements, parameters: Parameters
     total = 0.0
     for name in bound.graph.covered:
         (u,) = bound.graph[name].predecessors
-        measured = measurements.root_mean_square.get(u, measurements.hidden[u])
-        radius = parameters.s.get(u, measured.upper)
+        measured = measurements.root_mean_square if u in measurements.root_mean_square else measurements.hidden
+        radius = parameters.s[u] if u in parameters.s else measured[u].upper
         total += (constants.hidden(name) * radius) ** (2 / 3)
     return float(total**1.5 / math.sqrt(measurements.n))
 

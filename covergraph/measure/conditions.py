@@ -14,6 +14,7 @@ from torch import Tensor
 
 from covergraph.graph.condition_rules import condition_value
 from covergraph.graph.interpreter import Context, evaluate
+from covergraph.graph.operations import Call
 from covergraph.measure.loader import require_finite
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def require_values(bound: Bound, values: Mapping[str, Tensor], start: int) -> No
         if node.kind != "float":
             continue
         value, constants = values[node.name], [graph.weights.constants[name] for _, name in node.constants]
-        may_mask = not masked.isdisjoint(node.inputs) or any(bool((c < MASK).any()) for c in constants)
+        made = isinstance(node.operation, Call) or node.name in graph.data_only  # masked_fill; masks of inputs
+        may_mask = made or not masked.isdisjoint(node.inputs) or any(bool((c < MASK).any()) for c in constants)
         if may_mask and node.name not in read and bool((value == -torch.inf).any()):
             masked.add(node.name)
             value = torch.where(value == -torch.inf, 0.0, value)

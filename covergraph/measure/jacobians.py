@@ -34,7 +34,7 @@ def total_derivatives(
     tangents: dict[str, Tensor] = {source: identity_tangents(values[source])}
     for node in graph.nodes[graph.index[source] + 1 : last + 1]:
         slots = [tangents.get(u) for u in node.inputs]
-        if all(t is None for t in slots):
+        if all(t is None for t in slots) or node.kind == "integer":  # which does not vary
             continue
         result = tangent(node.operation, node, [values[u] for u in node.inputs], slots, context)
         tangents[node.name] = result

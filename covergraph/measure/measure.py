@@ -210,6 +210,7 @@ def _collect(
             group.nodes[0]: _distance(group.parameters, graph.weights.effective, weights, reference)
             for group in bound.groups
         },
+        filled=fill,
         condition_values={name: joined[_CONDITION, name] for name in bound.augmented.conditions},
         margins=joined[_LOSS] if margin else None,
         losses=None if margin else joined[_LOSS],

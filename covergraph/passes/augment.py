@@ -57,8 +57,8 @@ def _require_size(base: ComputationGraph, graph: ComputationGraph) -> None:
     first = f"node {steps[0].name!r} ({steps[0].origin or 'top level'}): " if steps else ""
     written = f"; {len(steps)} layers ({steps[0].operation.label}) are written out step by step" if steps else ""
     raise UnsupportedOperationError(
-        f"{first}augment: the lowered graph has {len(base)} nodes, expected at most {LARGEST}{written}; bound the model "
-        "on shorter sequences, or a part of it (output=)"
+        f"{first}augment: the lowered graph has {len(base)} nodes, expected at most {LARGEST}{written}; bound the "
+        "model on shorter sequences, or a part of it (output=)"
     )
 
 

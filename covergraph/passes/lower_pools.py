@@ -23,8 +23,9 @@ KEEP_SIGN: tuple[type[op.Operation], ...] = (
 def rectify_pools(graph: ComputationGraph) -> ComputationGraph:
     """relu(maxpool(x)) and maxpool(relu(x)) become one node of x, called like the later one.
 
-    ReLU of what is never negative goes: its argument may well be 0, where ReLU has no derivative. A max-pool that others read, too, stays before its ReLU; a ReLU that others read stays beside the pool. What
-    depends on the data alone stays.
+    ReLU of what is never negative goes: its argument may well be 0, where ReLU has no derivative. A max-pool that
+    others read, too, stays before its ReLU; a ReLU that others read stays beside the pool. What depends on the data
+    alone stays.
     """
     count = uses(graph)
     draft = Draft(graph)

@@ -9,6 +9,7 @@ import sympy
 
 from covergraph.bound.derive import Bound, upper
 from covergraph.graph import operations as op
+from covergraph.graph.calls import call_rule
 from covergraph.graph.description import settings
 from covergraph.graph.node import Node
 from covergraph.report.formulas import latex
@@ -140,6 +141,6 @@ def _reason(operation: op.Operation, node: Node) -> str:
         case op.Divide():
             return f"Lemma 16{both}"
         case op.Call():
-            return f"Lemma 20{both}"
+            return f"{call_rule(operation).source or 'the word of the user who registered it'}{both}"
         case _:
             return f"the rule of {operation.label}{both}"

@@ -37,6 +37,7 @@ def measurements(certificate: Certificate) -> str:
         f"{_REFERENCE[data.reference]}. "
         + (rf"Training error (ties count): ${tex(100 * error)}\,\%$. " if error is not None else "")
         + _failing(certificate)
+        + ("Norms of total derivatives are bounds by products along edges (Proposition 2). " if data.filled else "")
         + "An exact value is enclosed up to rounding, a certified one by its ends. Maxima run over the sample; the "
         "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
         table("llllr", header, rows),
@@ -168,8 +169,8 @@ def assumptions(certificate: Certificate) -> str:
             "Complete if this is the only analysis; whoever reports the best of $M$ adds $\\ln M$ with choices=M.",
         ),
         (
-            "Every operation has a rule of Section 3 of docs/mathematics.md, and an element-wise function is what its "
-            "expression says.",
+            "Every operation has a rule of Section 3 of docs/mathematics.md, or one that the user registered and vouches "
+            "for, and an element-wise function is what its expression says.",
             "Operations without a rule are refused; tracing compares a user's function with its expression, and "
             "with its derivative, at some points.",
         ),

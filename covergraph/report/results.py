@@ -82,7 +82,8 @@ def _chosen(certificate: Certificate) -> str:
         else ""
     )
     levels = (
-        r" The levels $\rho_c$ of conditions are the smallest positive $q_c$ of the sample, rounded down."
+        rf" The levels $\rho_c$ of conditions give up at most ${tex(100 * (p.condition_quantile or 0))}\,\%$ of the "
+        "samples, in equal parts: each is that quantile of the positive $q_c$ of the sample, rounded down."
         if p.rho
         else ""
     )

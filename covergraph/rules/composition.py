@@ -56,6 +56,8 @@ def _is_chain(node: Node) -> bool:
 
 
 def _constants(inner: Node, tail: Node) -> tuple[float, float]:
+    if isinstance(inner.operation, op.Call):
+        raise UnsupportedOperationError(f"rules: {inner.operation.label!r} in a chain is opened, to look at its slots")
     if condition(inner.operation, inner) is not None:
         raise UnsupportedOperationError(f"rules: {inner.operation.label!r} in a chain has a condition")
     total = sympy.Add(*slot_smoothness(inner.operation, inner).values())

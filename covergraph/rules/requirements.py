@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import sympy
 
 from covergraph.errors import UnsupportedOperationError
+from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.node import Node
-from covergraph.graph.operations import Input
 from covergraph.rules.conditions import Condition, condition
 from covergraph.rules.entropy import ClassEntropy, class_entropy
 from covergraph.rules.norms import norm_bound
 from covergraph.rules.placeholders import RHO, slot_of
 from covergraph.rules.smoothness import smoothness
+
+SAME_SHAPE = (op.Add, op.Subtract, op.Product, op.Divide, op.Affine, op.ParametricReLU, op.Softmax, op.Elementwise)
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ def requirements(base: ComputationGraph, paper: bool = False) -> dict[str, NodeR
 
 
 def _node_rules(node: Node, base: ComputationGraph, paper: bool) -> NodeRules:
-    if node.kind != "float" and not isinstance(node.operation, Input):
+    if node.kind != "float" and not isinstance(node.operation, op.Input):
         raise UnsupportedOperationError(
             f"node {node.name!r} ({node.origin or 'top level'}): {node.operation.label!r} makes {node.kind} values of "
             "learned ones, which have no derivative rule; compute them from the inputs alone, or in real numbers"
         )
+    _require_shapes(node, base)
     entropy = class_entropy(node.operation, node, base)
     table = smoothness(node, base.data_only)
     kept = {key: value for key, value in table.items() if paper or key[0] not in base.data_only}
@@ -72,6 +75,16 @@ def _node_rules(node: Node, base: ComputationGraph, paper: bool) -> NodeRules:
     varies = any(node.inputs[slot] not in base.data_only for slot in found.slopes)
     read = any(value.has(RHO) for value in kept.values())
     return NodeRules(kept, found if varies or read else None, entropy)
+
+
+def _require_shapes(node: Node, base: ComputationGraph) -> None:
+    """The rules of these operations are for slots of the node's own shape; graphs that are traced spell expansions out."""
+    for u in node.inputs if isinstance(node.operation, SAME_SHAPE) else ():
+        if base[u].shape != node.shape:
+            raise UnsupportedOperationError(
+                f"node {node.name!r} ({node.origin or 'top level'}): {node.operation.label!r} reads {u!r} of shape "
+                f"{base[u].shape}, expected {node.shape}; expand it by a Rearrange node"
+            )
 
 
 def limited_nodes(base: ComputationGraph, rules: Mapping[str, NodeRules]) -> set[str]:

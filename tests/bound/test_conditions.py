@@ -22,7 +22,7 @@ from covergraph.graph.function_rows import RELU
 from covergraph.graph.losses import LipschitzLoss
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
-from covergraph.values import Measurements
+from covergraph.values import Measurements, Parameters
 
 N = 20
 
@@ -50,7 +50,7 @@ def test_rho_is_the_smallest_distance_rounded_down_and_paid_for() -> None:
     net = relu_net()
     x, y = sample(net)
     bound, found = measured(net, x, y)
-    parameters = choose(bound, found, grid=1.3)
+    parameters = choose(bound, found, grid=1.3, condition_quantile=0)
     assert set(parameters.rho) == {"t1", "t2"}
     for t, f in (("t1", "f1"), ("t2", "f2")):
         distances = smallest_entries(net, x, f)
@@ -73,7 +73,7 @@ def test_z_is_the_loss_where_all_conditions_hold() -> None:
     net = relu_net()
     bound, found = measured(net, *sample(net))
     assert found.failing == {}
-    parameters = choose(bound, found, quantile=0.25)
+    parameters = choose(bound, found, quantile=0.25, condition_quantile=0)
     assert parameters.gamma is not None and found.margins is not None
     loss = np.clip(1 - found.margins / parameters.gamma, 0, 1)
     np.testing.assert_allclose(augmented_loss(bound, found, parameters), loss, atol=1e-12)
@@ -86,7 +86,7 @@ def test_a_sample_on_a_kink_counts_as_an_error() -> None:
     x[7] = 0
     bound, found = measured(net, x, y)
     assert found.failing == {"t1": 1, "t2": 1}
-    parameters = choose(bound, found, quantile=0.25)
+    parameters = choose(bound, found, quantile=0.25, condition_quantile=0)
     others = [value for n, value in enumerate(smallest_entries(net, x, "f1")) if n != 7]
     assert min(others) / 1.05 < parameters.rho["t1"] * (1 + 1e-6) and parameters.rho["t1"] <= min(others)
     z = augmented_loss(bound, found, parameters)
@@ -102,7 +102,7 @@ def test_a_sample_near_a_kink_is_on_the_ramp() -> None:
     """rho as if fixed in advance: z rises to 1 while q falls from rho to rho / 2."""
     net = relu_net()
     bound, found = measured(net, *sample(net))
-    parameters = replace(choose(bound, found, quantile=0.25), grid=None, quantile=None)
+    parameters = replace(choose(bound, found, quantile=0.25, condition_quantile=0), grid=None, quantile=None)
     z = augmented_loss(bound, found, parameters)
     q = found.condition_values["t1"]
     n = int(np.argmin(q))
@@ -117,14 +117,14 @@ def test_if_no_sample_meets_a_condition_the_training_term_is_one() -> None:
     loss = LipschitzLoss(lambda h, y: torch.zeros(len(h), dtype=h.dtype), 0.5)
     bound, found = measured(net, 0 * x, y, loss)
     assert found.failing == {"t1": N, "t2": N}
-    got = bound.evaluate(found, choose(bound, found))
+    got = bound.evaluate(found, choose(bound, found, condition_quantile=0))
     assert got.training == 1 and got.value >= 1 and math.isfinite(got.value)
 
 
 def test_rho_must_be_given_and_positive() -> None:
     net = relu_net()
     bound, found = measured(net, *sample(net))
-    parameters = replace(choose(bound, found), grid=None, quantile=None)
+    parameters = replace(choose(bound, found, condition_quantile=0), grid=None, quantile=None)
     for rho in ({"t1": 1.0}, {"t1": 1.0, "t2": 0.0}, {"t1": 1.0, "t2": math.nan}):
         with pytest.raises(ParameterError, match="rho of 't2'"):
             bound.evaluate(found, replace(parameters, rho=rho))
@@ -133,7 +133,7 @@ def test_rho_must_be_given_and_positive() -> None:
 def test_a_larger_rho_lowers_the_constants_and_raises_z() -> None:
     net = relu_net()
     bound, found = measured(net, *sample(net))
-    parameters = replace(choose(bound, found), grid=None, quantile=None)
+    parameters = replace(choose(bound, found, condition_quantile=0), grid=None, quantile=None)
     double = replace(parameters, rho={c: 2 * rho for c, rho in parameters.rho.items()})
     one, two = bound.evaluate(found, parameters), bound.evaluate(found, double)
     assert two.training >= one.training
@@ -185,7 +185,22 @@ def test_a_norm_of_zero_counts_as_an_error() -> None:
     y[3] = 0
     found = measure(bound, builder.state, [(x, y)])
     assert found.failing == {"p": 1}
-    parameters = choose(bound, found)
+    parameters = choose(bound, found, condition_quantile=0)
     z = augmented_loss(bound, found, parameters)
     assert z[3] == 1 and np.isfinite(z).all() and math.isfinite(bound.evaluate(found, parameters).value)
     assert float(bound.augmented.run(builder.state, x[3:4], y[3:4], parameters)) == 1
+
+
+def test_curvatures_are_stated_at_twice_the_levels_of_their_radii() -> None:
+    """2 |a| / |b|^3 of a quotient at |b| = rho/2, |a| = 2 s, or sqrt(size) where the numerator is normalized."""
+    builder = Builder()
+    x = builder.input(4, name="x")
+    a, b = builder.linear(x, 4, name="a"), builder.linear(x, 4, name="b")
+    q = builder.add(op.Divide(), a, b, name="q")
+    d = builder.add(op.Divide(), builder.add(op.Normalize(4, 1e-5), a, name="n"), b, name="d")
+    bound = derive(augment(builder.graph(builder.add(op.Add(), q, d, name="sum"))))
+    assert bound.augmented.hidden == ("a",)
+    place = bound.graph.index
+    found = bound.taubar(Parameters(1.0, {"a": 3.0}, {}, {}, {}, rho={"q": 0.5, "d": 0.25, "n": 1.0}))
+    assert found[place["q"], place["b"], place["b"]] == pytest.approx(2 * 6 / 0.25**3, rel=1e-12)
+    assert found[place["d"], place["b"], place["b"]] == pytest.approx(2 * 2 / 0.125**3, rel=1e-12)

@@ -23,7 +23,7 @@ SLOPE = {1: 1 / GAMMA, 2: sympy.sqrt(2) / GAMMA}
 
 PATTERNS = ["".join(p) for k in (1, 2, 3) for p in product("lt", repeat=k) if "l" in p]
 PATTERNS += ["ltlt", "ttll", "lltt", "tlst", "ltltl", "lllll", "lttpl", "plrlt", "ltltlt", "tltltl", "ltaslp"]
-PATTERNS += ["lk", "lkl", "kl", "lklkl", "ltlkl", "kltkl", "lkakl", "lkrlkp"]
+PATTERNS += ["lk", "lkl", "kl", "lklkl", "ltlkl", "kltkl", "lkalkl", "lkrlkp"]
 """One letter a layer: linear, tanh, sin, softPlus, reshape, average pool, ReLU (it has a kink)."""
 
 

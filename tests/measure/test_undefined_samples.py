@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from covergraph import augment, choose, derive, measure, trace
+from covergraph.bound.choose import QUANTILES
 from covergraph.errors import NonFiniteError, ParameterError
 
 
@@ -88,11 +89,13 @@ def test_a_quantile_of_the_conditions_trades_the_mean_of_z_for_a_smaller_complex
         y = model(x).argmax(1)
     bound = derive(augment(trace(model, x[:2])))
     found = measure(bound, model, [(x, y)])
-    smallest, median = choose(bound, found, 0.1), choose(bound, found, 0.1, condition_quantile=0.5)
+    smallest, median, automatic = (choose(bound, found, 0.1, condition_quantile=q) for q in (0, 0.5, "auto"))
     (name,) = bound.augmented.conditions
     q = found.condition_values[name]
     assert smallest.rho[name] <= q.min() < median.rho[name] <= sorted(q)[len(q) // 2]
     one, other = (bound.evaluate(found, p) for p in (smallest, median))
     assert other.C < one.C and other.training > one.training
+    assert (smallest.condition_quantile, median.condition_quantile) == (0, 0.5)
+    assert bound.evaluate(found, automatic).value <= one.value and automatic.condition_quantile in QUANTILES
     with pytest.raises(ParameterError, match="condition_quantile is 1"):
         choose(bound, found, condition_quantile=1)
