@@ -62,9 +62,9 @@ def analyze(
 
     `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
     training sample, unaugmented. `init_model`: the weights before training, if known. `fill` bounds Jacobian norms by
-    products along edges (Proposition 2): larger, but cheap for layers of more than a few hundred entries. `condition_quantile`: see
-    `choose`. With probability at least 1 - delta over the sample the certificate's value bounds the error (Theorem 3). For a step of
-    your own choice call the six functions yourself.
+    products along edges (Proposition 2): larger, but cheap for layers of more than a few hundred entries.
+    `condition_quantile`: see `choose`. With probability at least 1 - delta over the sample the certificate's value
+    bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
     model = as_module(model)
     graph = trace(model, _example(loader, model), output=output)

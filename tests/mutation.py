@@ -2,11 +2,11 @@
 
     python tests/mutation.py [part of a name ...]
 
-Each mutation (tests/mutations.py) is a replacement of text that must occur exactly once in the package. The package
-and the tests are copied to a folder of their own, the replacement is made there, and the tests named by the row run
-on the copy. A row is "killed" if a test fails, "SURVIVED" if all pass, "BROKEN" if they could not run. "Both" rows
-change the matrix form and the expressions alike, so that no comparison of the two can notice: for them only the
-inequalities of Theorem 2 and the sums written by hand run.
+Each mutation (tests/mutations.py, tests/mutations_rules.py) is a replacement of text that must occur exactly once in
+the package. The package and the tests are copied to a folder of their own, the replacement is made there, and the
+tests named by the row run on the copy. A row is "killed" if a test fails, "SURVIVED" if all pass, "BROKEN" if they
+could not run. "Both" rows change the matrix form and the expressions alike, so that no comparison of the two can
+notice: for them only the inequalities of Theorem 2 and the sums written by hand run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import scipy.optimize
 import sklearn.datasets
 import sympy
 import torch
-from mutations import MUTATIONS, Mutation
+from mutation_rows import Mutation
+from mutations import MUTATIONS
 from rich.console import Console
 from rich.table import Table
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mutations import MUTATIONS, Mutation
+from mutation_rows import Mutation
+from mutations import MUTATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 

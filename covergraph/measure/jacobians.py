@@ -53,7 +53,8 @@ def pair_norms(graph: ComputationGraph, values: Values, context: Context, pairs:
             for w, derivative in total_derivatives(graph, part, context, a, sinks):
                 slack = 1 + rounding(derivative.dtype, *derivative.shape[1:])
                 norms[w, a].append(spectral_norms(derivative) * slack)
-    return {pair: torch.cat(parts) for pair, parts in norms.items()}
+    nothing = next(iter(values.values())).new_zeros(len(next(iter(values.values()))), dtype=context.dtype)
+    return {pair: torch.cat(parts) if parts else nothing for pair, parts in norms.items()}  # none through integers
 
 
 def _chunks(graph: ComputationGraph, values: Values, source: str) -> Iterator[Values]:

@@ -18,6 +18,7 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
+from covergraph.measure.cost import require_affordable, warn_of_hours
 from covergraph.measure.jacobians import filled_norms, pair_norms
 from covergraph.measure.layers import layer_sizes, unmasked
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
@@ -63,7 +64,11 @@ def measure(
         check_reference(graph, model, init_model)
     context = Context(state)
     where = next(iter(state.values())).device
+    if not fill:
+        require_affordable(graph, bound.measured_pairs)
     first = _check_pass(graph, bound, model, context, loader, where, dtype)
+    if not fill:
+        warn_of_hours(graph, bound.measured_pairs, first.n)
     columns: Columns = {}
     seen = Census(0, 0)
     with _bar("measuring", first.n, progress) as advance:

@@ -169,8 +169,8 @@ def assumptions(certificate: Certificate) -> str:
             "Complete if this is the only analysis; whoever reports the best of $M$ adds $\\ln M$ with choices=M.",
         ),
         (
-            "Every operation has a rule of Section 3 of docs/mathematics.md, or one that the user registered and vouches "
-            "for, and an element-wise function is what its expression says.",
+            "Every operation has a rule of Section 3 of docs/mathematics.md, or one that the user registered and "
+            "vouches for, and an element-wise function is what its expression says.",
             "Operations without a rule are refused; tracing compares a user's function with its expression, and "
             "with its derivative, at some points.",
         ),

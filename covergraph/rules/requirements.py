@@ -78,7 +78,7 @@ def _node_rules(node: Node, base: ComputationGraph, paper: bool) -> NodeRules:
 
 
 def _require_shapes(node: Node, base: ComputationGraph) -> None:
-    """The rules of these operations are for slots of the node's own shape; graphs that are traced spell expansions out."""
+    """The rules of these operations are for slots of the node's own shape; traced graphs spell expansions out."""
     for u in node.inputs if isinstance(node.operation, SAME_SHAPE) else ():
         if base[u].shape != node.shape:
             raise UnsupportedOperationError(

@@ -54,7 +54,7 @@ def test_shared_parameters_in_two_roles() -> None:
 
 
 def test_softmax_of_a_broadcast_slot() -> None:
-    """Its constants are those of slots of one shape (Lemma 14.2); a graph built by hand must spell the expansion out."""
+    """Its constants are those of slots of one shape (Lemma 14.2); a handmade graph must spell the expansion out."""
     builder = Builder(0)
     x = builder.input(4)
     scores = builder.add(op.Reshape(), builder.linear(x, 12), shape=(6, 2))

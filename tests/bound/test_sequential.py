@@ -13,7 +13,7 @@ from covergraph.bound.derive import Bound, derive
 from covergraph.graph.augmented import Mode
 from covergraph.graph.function_rows import RELU
 from covergraph.graph.functions import SIN, SOFTPLUS, TANH
-from covergraph.graph.operations import AveragePool, Reshape
+from covergraph.graph.operations import AveragePool, Maximum, Reshape
 from covergraph.passes.augment import augment
 
 TAUBAR = {"t": 4 / (3 * sympy.sqrt(3)), "s": sympy.Integer(1), "p": sympy.Rational(1, 4)}
@@ -139,3 +139,12 @@ def test_section_h_written_out() -> None:
     assert same(bound.kappa_h["3"], 2 * sympy.sqrt(2) * k(6, 3) / GAMMA + 2 * k(4, 3) / s(4) + 2 / rho(4))
     assert same(bound.kappa_h["5"], 2 * sympy.sqrt(2) * k(6, 5) / GAMMA)
     assert bound.taubar() == {}
+
+
+def test_the_slope_of_a_condition_written_out() -> None:
+    """The gap of the two largest entries changes sqrt(2) times as fast as the values: 2 sqrt(2) / rho."""
+    builder = Builder()
+    builder.linear(builder.input(1, 1, name="0"), 2, name="1")
+    bound = derive(augment(builder.graph(builder.add(Maximum((1,)), "1", name="2"))))
+    k21, rho = sympy.symbols(r"\kappa_{2\ \leftarrow\ 1} \rho_{2}", positive=True)
+    assert same(bound.kappa_h["1"], 2 * k21 / GAMMA + 2 * sympy.sqrt(2) / rho)

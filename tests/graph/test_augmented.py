@@ -22,11 +22,14 @@ from covergraph.graph.augmented import (
     SINK,
     AugmentedGraph,
     EdgeJacobian,
+    Mode,
     NormIndicator,
     PairIndicator,
     TotalDerivative,
+    condition_indicator,
     soft_indicator,
 )
+from covergraph.graph.function_rows import RELU
 from covergraph.graph.functions import TANH
 from covergraph.graph.losses import LipschitzLoss
 from covergraph.graph.operations import Add, Concatenate, Product
@@ -118,6 +121,34 @@ def test_soft_indicator_is_lipschitz_and_never_rises(t: float, other: float, kap
     low, high = sorted((t, other))
     first, second = (float(soft_indicator(torch.tensor(x, dtype=torch.float64), kappa)) for x in (low, high))
     assert 0 <= first - second <= (high - low) / kappa * (1 + 1e-9) + 1e-12
+
+
+@given(st.floats(0, 3), positive)
+def test_the_indicator_of_a_condition_has_its_slope_and_support(share: float, rho: float) -> None:
+    q = torch.tensor(share * rho, dtype=torch.float64, requires_grad=True)
+    result = condition_indicator(q, rho)
+    assert 0 <= result <= 1
+    if q >= rho:
+        assert result == 1
+    if q <= rho / 2:
+        assert result == 0
+    if 0.501 < share < 0.999:
+        assert result.item() == pytest.approx(2 * share - 1, rel=1e-9)
+        assert torch.autograd.grad(result, q)[0].item() == pytest.approx(2 / rho)
+
+
+@pytest.mark.parametrize("mode", ["minimal", "paper"])
+def test_z_falls_to_the_loss_as_a_condition_holds(mode: Mode) -> None:
+    """x -> f -> relu -> g with weights 1: 2 |x| - 1 of 1 - l is left at rho = 1."""
+    builder = Builder()
+    r = builder.smooth(RELU, builder.linear(builder.input(1, name="x"), 1, name="f"), name="r")
+    graph = builder.graph(builder.linear(r, 1, name="g"))
+    state = {name: torch.ones(1, 1, dtype=torch.float64) for name in builder.state}
+    augmented = augment(graph, LipschitzLoss(lambda h, y: 0.2 + 0 * h[:, 0], 1.0), mode)
+    x = torch.tensor([[0.7], [-0.75], [3.0], [0.4], [-0.5]], dtype=torch.float64)
+    at = Parameters(None, levels(1e9).s, levels(1e9).kappa, {}, {}, rho={"r": 1.0})
+    z = augmented.run(state, (x,), torch.zeros(5), at)
+    assert z.tolist() == pytest.approx([1 - 0.8 * 0.4, 1 - 0.8 * 0.5, 0.2, 1, 1], rel=1e-12)
 
 
 @examples(40)

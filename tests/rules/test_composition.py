@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from covergraph import augment, choose, derive, measure, trace
 from covergraph.errors import UnsupportedOperationError
 from covergraph.graph import operations as op
-from covergraph.graph.functions import GELU, SIGMOID, SIN, TANH
+from covergraph.graph.functions import GELU, SIGMOID, SIN, TANH, affine
 from covergraph.graph.interpreter import Context, apply, edge_jacobian
 from covergraph.graph.node import Node
 from covergraph.passes.coarsen import merge_chains
@@ -119,3 +120,15 @@ def test_the_merged_graph_has_a_certificate_with_the_same_loss_and_fewer_indicat
     assert other.parameters.gamma == one.parameters.gamma
     assert len(other.parameters.kappa) < len(one.parameters.kappa)
     assert other.union_cost < one.union_cost and other.training <= one.training
+
+
+def test_the_constants_of_a_scaled_sine_are_attained() -> None:
+    """5 sin(3 t) + 1 has the slope 15 at 0, and a second derivative of size 45 at pi/6."""
+    node = chain(*(op.Elementwise(f) for f in (affine(3, 0), SIN, affine(5, 1))))
+    lipschitz, tau = chain_constants(node)
+    steep, top = torch.zeros(1, SIZE).double(), torch.full((1, SIZE), math.pi / 6).double()
+    assert float(torch.linalg.matrix_norm(jacobian(node, steep), ord=2)) == pytest.approx(lipschitz, rel=1e-12)
+    step = torch.zeros(1, SIZE).double()
+    step[0, 0] = 1e-5
+    change = jacobian(node, top + step) - jacobian(node, top - step)
+    assert float(torch.linalg.matrix_norm(change, ord=2)) / 2e-5 == pytest.approx(tau, rel=1e-6)

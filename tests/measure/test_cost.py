@@ -1,0 +1,33 @@
+"""Dense Jacobians that nobody can wait for, or hold, are announced before the work starts."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from covergraph import augment, derive, measure, trace
+from covergraph.errors import ParameterError
+from covergraph.measure.cost import require_affordable, warn_of_hours
+
+
+def test_a_jacobian_that_memory_cannot_hold_is_refused_with_the_remedy() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 1, 3), nn.Flatten(), nn.Linear(7396, 2))
+    x = torch.randn(2, 1, 88, 88)
+    bound = derive(augment(trace(model.eval(), x)))
+    with pytest.raises(ParameterError, match=r"'0' \(0\).*GiB for one sample.*fill=True"):
+        measure(bound, model, [(x, torch.tensor([0, 1]))])
+    assert measure(bound, model, [(x, torch.tensor([0, 1]))], fill=True).filled
+
+
+def test_hours_are_announced_and_seconds_are_not() -> None:
+    model = nn.Sequential(nn.Linear(4, 1000), nn.Tanh(), nn.Linear(1000, 1000), nn.Tanh(), nn.Linear(1000, 3)).eval()
+    bound = derive(augment(trace(model, torch.randn(2, 4))))
+    require_affordable(bound.graph, bound.measured_pairs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_hours(bound.graph, bound.measured_pairs, 10)
+    with pytest.warns(UserWarning, match=r"\(1000, 1000\).*on 60000 samples take about .* hours.*fill=True"):
+        warn_of_hours(bound.graph, bound.measured_pairs, 60000)
