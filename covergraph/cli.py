@@ -40,8 +40,8 @@ COLUMNS = 3
 FORMATS = ("png", "pdf", "svg")
 LEGEND = """κ̃h[v], κ̃J[v]: how much the augmented loss reacts to node v and to its Jacobian (Theorem 2).
 Nodes have the positions of the graph above, from 0; κ̄[w←a] is 2 κ[w←a] on the pairs of P,
-1 if w = a, 0 if a does not reach w; ϱ = 1/κ on P and ς = 1/s on S, else 0; τ̄ is the largest
-second derivative of an activation."""
+1 if w = a, 0 if a does not reach w; ϱ = 1/κ on P and ς = 1/s on S, else 0; ϑ[w] sums 2 Lip/ρ over
+the conditions that read w; τ̄[x;u,u'] says how fast the Jacobian of x in u changes with u'."""
 
 app = typer.Typer(
     no_args_is_help=True,

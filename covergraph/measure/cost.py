@@ -39,8 +39,9 @@ def warn_of_hours(graph: ComputationGraph, pairs: Sequence[Pair], n: int) -> Non
     sides = [(graph[w].size, graph[a].size) for w, a in pairs]
     seconds = n * sum(4.0 * m * d * min(m, d) for m, d in sides) / SPEED
     if seconds > PATIENCE:
+        largest = max(sides, key=lambda side: side[0] * side[1])
         warnings.warn(
-            f"measure: the exact norms of {len(pairs):,} Jacobians (the largest {max(sides, key=lambda s: s[0] * s[1])}) "
-            f"on {n} samples take about {seconds / 3600:.1f} hours on two cores; {REMEDY}",
+            f"measure: the exact norms of {len(pairs):,} Jacobians (the largest {largest})"
+            f" on {n} samples take about {seconds / 3600:.1f} hours on two cores; {REMEDY}",
             stacklevel=3,
         )

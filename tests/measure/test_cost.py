@@ -14,10 +14,11 @@ from covergraph.measure.cost import require_affordable, warn_of_hours
 
 
 def test_a_jacobian_that_memory_cannot_hold_is_refused_with_the_remedy() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 1, 3), nn.Flatten(), nn.Linear(7396, 2))
+    convolutions = nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 1, 3)
+    model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(7396, 2))
     x = torch.randn(2, 1, 88, 88)
     bound = derive(augment(trace(model.eval(), x)))
-    with pytest.raises(ParameterError, match=r"'0' \(0\).*GiB for one sample.*fill=True"):
+    with pytest.raises(ParameterError, match="of a node in '.*GiB for one sample.*fill=True"):
         measure(bound, model, [(x, torch.tensor([0, 1]))])
     assert measure(bound, model, [(x, torch.tensor([0, 1]))], fill=True).filled
 
