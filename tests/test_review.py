@@ -21,6 +21,7 @@ from covergraph.errors import (
     UnsupportedOperationError,
 )
 from covergraph.graph.functions import ROWS, ScalarFunction, T
+from covergraph.rules.suprema import supremum
 
 KINKED = {
     "relu": (sympy.Piecewise((0, T < 0), (T, True)), torch.relu, nn.ReLU()),
@@ -47,13 +48,16 @@ def path(model: nn.Module, loss: cg.graph.losses.Loss | None = None) -> cg.Bound
 
 @pytest.mark.parametrize("name", KINKED)
 def test_a_piecewise_linear_function_is_no_smooth_one(name: str) -> None:
-    """Its symbolic second derivative is 0, but its derivative jumps."""
+    """Its symbolic second derivative is 0, but its derivative jumps: that takes a condition."""
     expression, evaluate, module = KINKED[name]
     row = ScalarFunction(name, expression, evaluate)
     assert not row.is_affine
     graph = cg.trace(network(module), torch.zeros(2, 4), functions={type(module): row})
-    with pytest.raises(UnsupportedOperationError, match=name):
-        cg.augment(graph)
+    augmented = cg.augment(graph)
+    (conditioned,) = augmented.conditions
+    assert augmented.base[conditioned].operation.label == name and not augmented.rules[conditioned].taubar
+    with pytest.raises(UnsupportedOperationError, match="kink"):
+        supremum(expression, 2)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -18,7 +18,7 @@ def test_a_jacobian_that_memory_cannot_hold_is_refused_with_the_remedy() -> None
     model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(7396, 2))
     x = torch.randn(2, 1, 88, 88)
     bound = derive(augment(trace(model.eval(), x)))
-    with pytest.raises(ParameterError, match="of a node in '.*GiB for one sample.*fill=True"):
+    with pytest.raises(ParameterError, match=r"of a node in '.*GiB for one sample.*fill=True"):
         measure(bound, model, [(x, torch.tensor([0, 1]))])
     assert measure(bound, model, [(x, torch.tensor([0, 1]))], fill=True).filled
 
