@@ -44,6 +44,13 @@ SMALL: tuple[Entry, ...] = tuple(entry for entry in ENTRIES if entry.family == "
 REFUSED: tuple[Entry, ...] = _entries("refused", own_refused.CASES | family_transformers_text.REFUSED, refused=True)
 """Networks that must be refused."""
 
+SPOTTED: frozenset[str] = frozenset(
+    entry.key
+    for family in dict.fromkeys(entry.family for entry in ENTRIES)
+    for entry in [e for e in ENTRIES if e.family == family][:: 1 if family in ("own", "torch_geometric") else 3]
+)
+"""Keys of those whose bounds are checked against Theorem 2: all small ones, every third of the others."""
+
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(entry.family for entry in ENTRIES + REFUSED))
 """The families, in the catalog's order."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-BATCH = 3
+BATCH = 4
 """Samples in every example, all different, so that any smaller batch can be cut from it."""
 
 Output = str | int | None
@@ -59,7 +59,7 @@ def settle(case: Case) -> None:
     with torch.no_grad():
         for parameter in case.model.parameters():
             if parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
         norms = [m for m in case.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if norms:
             _estimate(case, norms)

@@ -1,6 +1,6 @@
-"""Trace the zoo, and write the page about it.
+"""Trace the zoo, derive its bounds, and write the page about it.
 
-`python tests/zoo/run.py --out FOLDER` traces what FOLDER does not hold yet, `--report` writes docs/coverage.md.
+`python tests/zoo/run.py --out FOLDER` does what FOLDER does not hold yet, `--report` writes docs/coverage.md.
 One line of JSON per entry goes to FOLDER/results-*.jsonl, what a model prints to FOLDER/logs. It may be interrupted.
 """
 
@@ -79,7 +79,8 @@ def run(entries: Sequence[Entry], options: argparse.Namespace) -> int:
     """Trace the entries, some at a time, and append a line for each as soon as it is known."""
     (options.out / "logs").mkdir(parents=True, exist_ok=True)
     known = {} if options.again else read(options.out.glob("results-*.jsonl"))
-    todo = [e for e in entries if e.key not in known or known[e.key].status == NOT_INSTALLED]
+    done = {key for key, result in known.items() if result.complete and result.status != NOT_INSTALLED}
+    todo = [entry for entry in entries if entry.key not in done]
     preload({entry.family for entry in todo})
     # Without a thread that refreshes: a forked worker would inherit its locks.
     bar = Progress(
@@ -113,7 +114,7 @@ def trace(todo: Sequence[Entry], options: argparse.Namespace, bar: Progress) -> 
                 if result := worker.result():
                     running.remove(worker)
                     append(file, result)
-                    style = "green" if result.faithful else "yellow"
+                    style = "green" if result.faithful and result.bound.derived else "yellow"
                     bar.console.print(told(result), style=style, highlight=False, soft_wrap=True)
                     bar.advance(task)
     finally:
@@ -125,9 +126,14 @@ def told(result: Result) -> str:
     """One line about a result for the terminal."""
     if result.status != "traced":
         return f"{result.key:40} {result.status}: {result.reason}: {result.message[:120]}"
+    bound, spot = result.bound, result.spot
+    refusal = f"{'CRASH' if bound.crashed else 'no bound'}: {bound.reason}: {bound.message[:100]}"
+    checked = f", ratio {spot.largest:.2g} ({spot.checks + spot.exact})" if spot.checks + spot.exact else ""
     return (
         f"{result.key:40} {result.way}, error {result.error:.1e}, {result.nodes_before} -> {result.nodes_after} nodes, "
-        f"{result.export_seconds:.1f} + {result.own_seconds:.1f} s, {result.memory:.0f} MiB"
+        f"{result.export_seconds:.1f} + {result.own_seconds:.1f} s, {result.memory:.0f} MiB; "
+        + (f"log10 C/sqrt(n) {bound.log10:.1f}{checked}" if bound.derived else refusal)
+        + f"; {bound.derive_seconds:.1f} + {bound.measure_seconds:.1f} + {spot.seconds:.1f} s"
     )
 
 
