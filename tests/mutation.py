@@ -102,6 +102,7 @@ def start(mutation: Mutation) -> tuple[int, Run]:
     try:
         code = run_tests(folder, [*([] if mutation.both else ["-x"]), *mutation.tests])
     finally:
+        sys.stdout.flush()  # os._exit would leave the summary behind
         os._exit(code)
 
 
