@@ -42,7 +42,7 @@ class LayerSize:
 
     a = ||[W b]^T - [A b_A]^T||_{2,1} and b = ||W - B||_{1,1}, distances to the reference weights;
     a_zero, b_zero: the same to 0, without bias; operator: ||.||_op of the layer's true linear map;
-    bias: ||b||, or None without bias; total: ||theta - theta_0||_1 over all learned parameters of the node.
+    bias: ||b||, or None without bias.
     """
 
     a: Measurement
@@ -51,7 +51,6 @@ class LayerSize:
     b_zero: Measurement
     operator: Measurement
     bias: Measurement | None
-    total: Measurement
 
 
 @dataclass(frozen=True)

@@ -165,12 +165,12 @@ TOGETHER = (
     row("T1': t below the distance accepted", CHECKS, "in measurements.shared.items():", "in ():", REFUSED),
     row("T1': the larger of two covers, number", CERTIFY, SMALLER, LARGER, f"{SHARED}::test_the_smaller_cover_counts"),
     row("T1': the larger of two covers, expression", DERIVE, "sympy.Min(untied", "sympy.Max(untied", STATEMENT),
-    row("T1': no groups", "graph/groups.py", "if len(c) > 1)", "if len(c) > len(graph))", SECTION_G),
+    row("T1': no groups", "graph/groups.py", "if len(group) > 1)", "if len(group) > len(graph))", SECTION_G),
     row(
         "groups by name, not by storage",
         "graph/computation_graph.py",
-        "self.weights.sources(name))\n        comp",
-        "[name])\n        comp",
+        "linked(self.nodes, self.weights.sources)",
+        "linked(self.nodes, lambda name: (name,))",
         TIES,
     ),
 )

@@ -12,7 +12,7 @@ import sympy
 
 from covergraph.bound.checks import check_kinds, check_membership, check_same_model, lookup, price
 from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
-from covergraph.bound.derive import Bound, Contribution, Group, upper
+from covergraph.bound.derive import Bound, Contribution, Group
 from covergraph.bound.paper import PaperValue
 from covergraph.bound.paper_values import paper_values
 from covergraph.bound.product import ProductBound, product_of_lipschitz
@@ -27,6 +27,7 @@ from covergraph.bound.rademacher import (
 )
 from covergraph.errors import ParameterError
 from covergraph.graph.losses import GAMMA
+from covergraph.rules.norms import upper
 from covergraph.values import Floats, Measurements, Parameters
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.groups import shared_groups
 from covergraph.rules.entropy import ClassEntropy
+from covergraph.rules.norms import upper
 from covergraph.values import Measurements, Pair, Parameters
 
 if TYPE_CHECKING:
@@ -324,8 +325,3 @@ def _term(c: Contribution) -> sympy.Expr:
 
 def _log(count: int) -> sympy.Expr:
     return sympy.log(sympy.Integer(count), evaluate=False)
-
-
-def upper(value: sympy.Expr) -> float:
-    """A double that is not below an exact positive expression."""
-    return float(sympy.N(value, 30)) * (1 + 2**-50)

@@ -10,9 +10,9 @@ import numpy as np
 
 from covergraph.bound.checks import lookup
 from covergraph.bound.constants import ReleaseLipschitz
-from covergraph.bound.derive import upper
 from covergraph.bound.paper import PaperExpression, PaperValue, layers_of
 from covergraph.bound.product import product_of_lipschitz
+from covergraph.rules.norms import upper
 from covergraph.values import Floats, Measurements, Parameters
 
 if TYPE_CHECKING:

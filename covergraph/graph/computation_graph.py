@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covergraph.errors import GraphError
+from covergraph.graph.groups import linked
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Input
 from covergraph.graph.weights import Weights
@@ -108,14 +109,8 @@ class ComputationGraph:
 
     @cached_property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """The covered nodes, grouped: two nodes that share a parameter's storage are in one group (Theorem 1')."""
-        ties = nx.Graph()
-        for node in self.nodes:
-            for _, name in node.parameters:
-                ties.add_node(("node", node.name))
-                ties.add_edges_from((("node", node.name), ("state", s)) for s in self.weights.sources(name))
-        components = (sorted(self.index[n] for kind, n in c if kind == "node") for c in nx.connected_components(ties))
-        return tuple(tuple(self.nodes[i].name for i in c) for c in sorted(c for c in components if c))
+        """The covered nodes, grouped: two nodes that share a parameter's storage are in one group."""
+        return linked(self.nodes, self.weights.sources)
 
     @cached_property
     def data_only(self) -> frozenset[str]:

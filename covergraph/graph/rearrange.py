@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -113,3 +114,10 @@ def index_map(steps: Sequence[RearrangeStep], shape: Shape) -> Tensor:
     """For each entry of the result, in order, the position of its source in the argument; -1 stands for 0."""
     positions = torch.arange(1, math.prod(shape) + 1).reshape(1, *shape)
     return run(steps, positions).reshape(-1) - 1
+
+
+@lru_cache(maxsize=256)
+def most_copies(steps: Steps, shape: Shape) -> int:
+    """How often the result holds an entry of the argument, at most; the map's norm is the square root of it."""
+    sources = index_map(steps, shape)
+    return int(torch.bincount(sources[sources >= 0]).max()) if bool((sources >= 0).any()) else 0

@@ -118,14 +118,7 @@ def _(operation: op.Sum, node: Node, slot: int, slots: Slots, context: Context) 
 
 @slot_bound.register
 def _(operation: op.Rearrange, node: Node, slot: int, slots: Slots, context: Context) -> Tensor:
-    return _constant(slots, slot, math.sqrt(_copies(operation.steps, tuple(slots[slot].shape[1:]))))
-
-
-@cache
-def _copies(steps: rearrange.Steps, shape: tuple[int, ...]) -> int:
-    """How often the result holds an entry of the argument, at most."""
-    sources = rearrange.index_map(steps, shape)
-    return int(torch.bincount(sources[sources >= 0]).max()) if bool((sources >= 0).any()) else 0
+    return _constant(slots, slot, math.sqrt(rearrange.most_copies(operation.steps, tuple(slots[slot].shape[1:]))))
 
 
 @slot_bound.register

@@ -6,7 +6,7 @@ This is the one place that computes operator norms of total derivatives; a faste
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -76,7 +76,8 @@ def filled_norms(
     wanted: dict[str, list[str]] = {}
     for w, a in pairs:
         wanted.setdefault(w, []).append(a)
-    edges = {edge: norm.double().cpu().numpy() for edge, norm in _needed_edges(graph, values, context, pairs)}
+    norms = edge_norms(graph, values, context, _needed_edges(graph, pairs))
+    edges = {edge: norm.double().cpu().numpy() for edge, norm in norms.items()}
     last = {u: x for x, u in edges}
     slack = 1 + rounding(torch.float64, 1, len(graph))
     bounds: dict[str, Floats] = {}
@@ -110,10 +111,8 @@ def _fill_in(
         total[above] += np.where(np.isnan(term), np.inf, term)
 
 
-def _needed_edges(
-    graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair]
-) -> Iterator[tuple[Pair, Tensor]]:
-    """The norms of the edges that lie on a path of a wanted pair."""
+def _needed_edges(graph: ComputationGraph, pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """The edges (x, u) that lie on a path of a wanted pair."""
     reach = (graph.reach | np.eye(len(graph), dtype=bool)).astype(np.float32)
     wanted = np.zeros_like(reach)
     for w, a in pairs:
@@ -122,15 +121,15 @@ def _needed_edges(
     for node in graph.nodes:
         for u in node.predecessors:
             if needed[graph.index[node.name], graph.index[u]] > 0:
-                yield (node.name, u), _edge_norm(node, u, values, context)
+                yield node.name, u
 
 
 def edge_norms(
-    graph: ComputationGraph, values: Values, context: Context, skip: Collection[str] = frozenset()
+    graph: ComputationGraph, values: Values, context: Context, edges: Iterable[Pair] | None = None
 ) -> dict[Pair, Tensor]:
-    """Upper bounds of ||J_{x,u}||_op for every edge u -> x and sample: (batch,) each; none for edges out of `skip`."""
-    edges = ((node, u) for node in graph.nodes for u in node.predecessors if u not in skip)
-    return {(node.name, u): _edge_norm(node, u, values, context) for node, u in edges}
+    """Upper bounds of ||J_{x,u}||_op for edges u -> x, given as (x, u), by default all: (batch,) each."""
+    chosen = ((node.name, u) for node in graph.nodes for u in node.predecessors) if edges is None else edges
+    return {(x, u): _edge_norm(graph[x], u, values, context) for x, u in chosen}
 
 
 def _edge_norm(node: Node, u: str, values: Values, context: Context) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from covergraph.bound.derive import Bound, upper
+from covergraph.bound.derive import Bound
 from covergraph.graph import operations as op
 from covergraph.graph.calls import call_rule
 from covergraph.graph.description import settings
@@ -15,6 +15,7 @@ from covergraph.graph.node import Node
 from covergraph.report.formulas import latex
 from covergraph.report.numbers import tex
 from covergraph.report.tex import escape, listed, long_table, paragraphs
+from covergraph.rules.norms import upper
 from covergraph.rules.placeholders import RHO, slot_of
 from covergraph.rules.profiles import profile
 from covergraph.rules.requirements import NodeRules

@@ -49,8 +49,8 @@ def groups(bound: Bound) -> str:
         r"(Theorem 1'). The class of such a group has $A = t_g^2$, where $t_g$ bounds $\|\theta - \theta_0\|_1$, and "
         r"$\Gamma = 2 \dim \theta$; its weight $\tilde\kappa_g$ is the sum of the weights of its nodes, each times "
         r"what a change of $\theta$ by $1$ does to the class: at most $(\rho^2 \bar s^2 + P)^{1/2}$ to values, where "
-        r"$\bar s$ bounds the norm that the node reads ($2 s_u$, or the largest that it can be; $\hat X_u$ is the "
-        r"largest on the sample of a value that is a function of the data alone), and $\rho$ to Jacobians:",
+        r"$\bar s$ bounds the norm that the node reads ($2 s_u$, or the largest that it can be; the root mean square "
+        r"$X_u$ of a value that is a function of the data alone), and $\rho$ to Jacobians:",
         long_table(
             r"p{0.26\linewidth}p{0.16\linewidth}p{0.26\linewidth}rr", header, [_group(bound, g) for g in bound.groups]
         ),

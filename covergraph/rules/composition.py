@@ -16,7 +16,7 @@ from covergraph.graph import operations as op
 from covergraph.graph.node import Node
 from covergraph.rules.conditions import condition
 from covergraph.rules.lipschitz import Real, slot_lipschitz
-from covergraph.rules.norms import rounded_up
+from covergraph.rules.norms import upper
 from covergraph.rules.smoothness import slot_smoothness
 
 
@@ -64,7 +64,7 @@ def _constants(inner: Node, tail: Node) -> tuple[float, float]:
     if total.free_symbols:
         raise UnsupportedOperationError(f"rules: {inner.operation.label!r} in a chain is smooth on bounded sets only")
     slope: Real = slot_lipschitz(inner.operation, inner, tail)
-    return _up(float(slope)), rounded_up(total) if total else 0.0
+    return _up(float(slope)), upper(total) if total else 0.0
 
 
 def _up(value: float) -> float:

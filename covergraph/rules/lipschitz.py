@@ -7,7 +7,7 @@ Numbers are `mpmath.mpf`, whose exponent is unbounded: products of norms overflo
 from __future__ import annotations
 
 import math
-from functools import lru_cache, singledispatch
+from functools import singledispatch
 from typing import Any, TypeAlias
 
 import mpmath
@@ -16,7 +16,7 @@ import sympy
 from covergraph.errors import UnsupportedOperationError
 from covergraph.graph import operations as op
 from covergraph.graph.node import Node
-from covergraph.graph.rearrange import Steps, index_map
+from covergraph.graph.rearrange import most_copies
 from covergraph.rules.calls import call_lipschitz
 from covergraph.rules.entropy import overlap
 from covergraph.rules.suprema import supremum
@@ -90,14 +90,6 @@ def _(operation: op.Operation, node: Node, tail: Node, norm: float | None = None
 def _(operation: op.Rearrange, node: Node, tail: Node, norm: float | None = None) -> Real:
     """The square root of the largest number of copies of an entry; exact."""
     return mpmath.sqrt(most_copies(operation.steps, tail.shape))
-
-
-@lru_cache(maxsize=256)
-def most_copies(steps: Steps, shape: tuple[int, ...]) -> int:
-    """How often the index map uses an entry at most."""
-    sources = index_map(steps, shape)
-    counts = sources[sources >= 0].bincount()
-    return int(counts.max()) if len(counts) else 0
 
 
 @slot_lipschitz.register

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import singledispatch
 
 import sympy
@@ -29,6 +28,6 @@ def _(operation: op.Softmax, node: Node) -> sympy.Expr | None:
     return None if operation.log else sympy.sqrt(node.size // node.shape[operation.axis])
 
 
-def rounded_up(value: sympy.Expr) -> float:
-    """The expression as a double that is not below it."""
-    return math.nextafter(float(sympy.N(value, 30)), math.inf)
+def upper(value: sympy.Expr) -> float:
+    """A double that is not below an exact positive expression."""
+    return float(sympy.N(value, 30)) * (1 + 2**-50)

@@ -208,7 +208,7 @@ def deep_chain(layers: int, norm: float, function: ScalarFunction) -> tuple[Boun
         nodes.append(Node(f"f{i}", op.Linear(False), (nodes[-1].name,), (2,), (("weight", f"{i}.weight"),)))
         nodes.append(Node(f"t{i}", op.Elementwise(function), (f"f{i}",), (2,)))
     graph = ComputationGraph(nodes[:-1], nodes[-2].name, "deep")
-    size = LayerSize(flat(1), flat(1), flat(1), flat(1), flat(norm), None, flat(1))
+    size = LayerSize(flat(1), flat(1), flat(1), flat(1), flat(norm), None)
     sizes = dict.fromkeys(graph.covered, size)
     found = Measurements(
         100, MarginLoss(), "deep", "float64", "zero", {}, {}, {"x": flat(1)}, sizes, np.ones(100), None, {}, {}

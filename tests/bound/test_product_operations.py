@@ -30,7 +30,7 @@ def flat(value: float) -> Measurement:
 
 
 def size(a: float, norm: float, shift: float | None = None) -> LayerSize:
-    return LayerSize(flat(a), flat(1), flat(1), flat(1), flat(norm), None if shift is None else flat(shift), flat(1))
+    return LayerSize(flat(a), flat(1), flat(1), flat(1), flat(norm), None if shift is None else flat(shift))
 
 
 SIZES = {
