@@ -1,0 +1,195 @@
+"""Which way to the norm of each pair? The planner: closed forms, dense Jacobians, or Lanczos, by what they cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from covergraph.errors import ParameterError
+from covergraph.graph import operations as op
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.node import Node
+from covergraph.measure.linearize import Segment
+from covergraph.values import Pair
+
+Method = Literal["zero", "edge", "dense", "lanczos", "fixed"]
+"""zero: a reaches w through integers only; edge: one operation whose norm is known in closed form; dense: exact singular
+values of the chained Jacobian; lanczos: certified from a random start; fixed: so too, but the same for all samples."""
+Wanted = Literal["auto", "exact", "lanczos"]
+PATIENCE = 20.0
+"""Seconds that dense Jacobians of all pairs and samples may take before cheaper ways are looked for."""
+SPEED = 2e10
+"""Operations a second of two cores in double precision, roughly."""
+STEPS = 16
+"""What a run of Lanczos takes, usually."""
+DENSE_BYTES = 2**30
+"""The tangents of one sample may take so much."""
+CLOSED = (op.Elementwise, op.Affine, op.ParametricReLU, op.Product, op.Add, op.Subtract, op.Reshape, op.Concatenate)
+"""One edge of these has its norm in closed form, not only a bound."""
+FIXED = (*op.FIXED_LINEAR, op.Linear, op.Convolution, op.TransposedConvolution, op.Affine)
+"""Operations whose Jacobian is the same for all samples."""
+ROWS = 512
+"""At most so many samples make a block."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every pair is measured. `way` by pair; `separators`: nodes on all paths of a pair, with both halves measured.
+
+    `events`: how many random starts may be behind the upper end of one pair, if products of shorter pairs are used.
+    """
+
+    graph: ComputationGraph
+    way: Mapping[Pair, Method]
+    separators: Mapping[Pair, tuple[str, ...]]
+    events: Mapping[Pair, int]
+    block: int
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All pairs, the shortest segments first."""
+        return tuple(self.way)
+
+    @cached_property
+    def segments(self) -> Mapping[Pair, Segment]:
+        """The segments of the pairs that Lanczos measures."""
+        return {pair: Segment.of(self.graph, *pair) for pair, way in self.way.items() if way in ("lanczos", "fixed")}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many pairs go which way."""
+        return dict(Counter(self.way.values()))
+
+    def __repr__(self) -> str:
+        ways = ", ".join(f"{count} {way}" for way, count in self.counts.items())
+        return f"Plan({ways}; blocks of {self.block} samples)"
+
+
+def plan(
+    graph: ComputationGraph, pairs: Sequence[Pair], n: int, memory: int, wanted: Wanted = "auto"
+) -> Plan:
+    """The plan for `pairs` on n samples; a block of samples takes at most `memory` bytes if one sample does."""
+    ordered = sorted(pairs, key=lambda p: (_between(graph, *p).sum(), graph.index[p[1]], graph.index[p[0]]))
+    costs = _Costs(graph)
+    way: dict[Pair, Method] = {}
+    for pair in ordered:
+        closed = _closed(graph, *pair)
+        way[pair] = closed if closed else "dense" if wanted == "exact" else "lanczos"
+    if wanted == "auto":
+        _choose_dense(graph, way, costs, n)
+    for pair in [pair for pair, method in way.items() if method == "lanczos"]:
+        if all(isinstance(node.operation, FIXED) for node in Segment.of(graph, *pair).nodes):
+            way[pair] = "fixed"
+    separators = {pair: _separators(graph, *pair, way) for pair in ordered if way[pair] == "lanczos"}
+    events: dict[Pair, int] = {}
+    for pair in ordered:
+        own = int(way[pair] in ("lanczos", "fixed"))
+        w, a = pair
+        events[pair] = max([own, *(events[w, m] + events[m, a] for m in separators.get(pair, ()))])
+    return Plan(graph, way, separators, events, _block(graph, n, memory))
+
+
+def _between(graph: ComputationGraph, w: str, a: str) -> np.ndarray:
+    """Marks the nodes on paths from a to w, without a, with w."""
+    i, j = graph.index[a], graph.index[w]
+    inside = graph.reach[:, i] & graph.reach[j]
+    inside[j] = True
+    return inside
+
+
+def _closed(graph: ComputationGraph, w: str, a: str) -> Method | None:
+    """The way of a pair without choice: no real path, or one edge with a closed form."""
+    node = graph[w]
+    real = Segment.of(graph, w, a)
+    reached = {a}
+    for inner in real.nodes:
+        if inner.kind == "float" and not reached.isdisjoint(inner.inputs):
+            reached.add(inner.name)
+    if w not in reached or graph[a].kind != "float":
+        return "zero"
+    if len(real.nodes) == 1 and node.inputs.count(a) == 1 and isinstance(node.operation, CLOSED):
+        return "edge"
+    return None
+
+
+def _choose_dense(graph: ComputationGraph, way: dict[Pair, Method], costs: _Costs, n: int) -> None:
+    """Dense where all are affordable together, or where it is cheaper than Lanczos."""
+    open_ = [pair for pair, method in way.items() if method == "lanczos"]
+    possible = {pair for pair in open_ if costs.dense_bytes(*pair) <= DENSE_BYTES}
+    dense = {pair: costs.dense(*pair) for pair in possible}
+    all_affordable = len(possible) == len(open_) and n * sum(dense.values()) / SPEED <= PATIENCE
+    for pair in possible:
+        if all_affordable or dense[pair] <= costs.lanczos(*pair):
+            way[pair] = "dense"
+
+
+class _Costs:
+    """Operations for one sample, roughly; what is bound by memory counts ten operations an entry."""
+
+    def __init__(self, graph: ComputationGraph) -> None:
+        self.graph = graph
+        self.sweep = np.array([_operations(graph, node) for node in graph.nodes])
+
+    def dense(self, w: str, a: str) -> float:
+        """Columns of D, its Gram matrix and eigenvalues."""
+        m, d = self.graph[w].size, self.graph[a].size
+        small = min(m, d)
+        return float(d * self.sweep[_between(self.graph, w, a)].sum() + 2 * m * d * small + 30 * small**3)
+
+    def dense_bytes(self, w: str, a: str) -> int:
+        """The widest two tangents at once."""
+        inside = _between(self.graph, w, a)
+        widest = max(node.size for node, used in zip(self.graph.nodes, inside, strict=True) if used)
+        return 16 * self.graph[a].size * widest
+
+    def lanczos(self, w: str, a: str) -> float:
+        """Both sweeps of each step."""
+        steps = min(STEPS, self.graph[w].size, self.graph[a].size)
+        return float(2 * steps * self.sweep[_between(self.graph, w, a)].sum())
+
+
+def _operations(graph: ComputationGraph, node: Node) -> float:
+    slots = [graph[u].size for u in node.inputs]
+    match node.operation:
+        case op.Linear() | op.AxisMap():
+            shape = graph[node.inputs[0]].shape
+            wide = shape[node.operation.axis] if isinstance(node.operation, op.AxisMap) else shape[-1]
+            return 2.0 * node.size * wide
+        case op.Convolution(kernel=kernel, groups=groups):
+            channels = graph[node.inputs[0]].shape[-len(kernel) - 1]
+            return 4.0 * node.size * channels / groups * float(np.prod(kernel))
+        case op.TransposedConvolution(kernel=kernel, groups=groups):
+            channels = node.shape[-len(kernel) - 1]
+            return 4.0 * slots[0] * channels / groups * float(np.prod(kernel))
+        case op.MatrixProduct():
+            return 2.0 * node.size * graph[node.inputs[0]].shape[-1]
+        case _:
+            return 10.0 * (node.size + sum(slots))
+
+
+def _separators(graph: ComputationGraph, w: str, a: str, known: Mapping[Pair, Method]) -> tuple[str, ...]:
+    """The nodes that every path from a to w meets, if both halves are measured too."""
+    inside = _between(graph, w, a)
+    inside[graph.index[a]] = True
+    places = [int(k) for k in inside.nonzero()[0]]
+    furthest, found = -1, []  # how far edges from before reach
+    for k in places:
+        name = graph.nodes[k].name
+        if name not in (w, a) and furthest <= k and (w, name) in known and (name, a) in known:
+            found.append(name)
+        later = [j for j in places if j > k and name in graph.nodes[j].inputs]
+        furthest = max([furthest, *later])
+    return tuple(found)
+
+
+def _block(graph: ComputationGraph, n: int, memory: int) -> int:
+    """So many samples that values, derivatives and a few vectors fit into the memory."""
+    per_sample = 8 * 3 * sum(node.size for node in graph.nodes)
+    if memory < 2**20:
+        raise ParameterError(f"measure: the memory is {memory} bytes, expected at least {2**20}")
+    return max(1, min(n, ROWS, memory // per_sample))
