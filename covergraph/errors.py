@@ -57,3 +57,7 @@ class MarginError(CovergraphError):
 
 class ParameterError(CovergraphError):
     """A parameter of the bound is missing or out of range."""
+
+
+class CheckpointError(CovergraphError):
+    """A checkpoint is damaged, or belongs to another run."""

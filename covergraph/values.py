@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Kind = Literal["exact", "certified", "estimate"]
 """exact: the value up to rounding in double precision; certified: [lower, upper] encloses the value, as exactly;
-estimate: neither end is guaranteed, as in single precision (never used in a certificate).
+estimate: neither end is guaranteed (never used in a certificate).
 
 The ends enclose the rounding of the norm itself. The entries of its matrix are taken as computed in double precision;
 the certificate allows for a relative error of 1e-9 of each sample's norms (`bound.rademacher.ROUNDING`)."""
@@ -61,7 +61,10 @@ class Measurements:
     data-only nodes; shared[g]: ||theta - theta_0||_1 of the parameters that the nodes of a group share; loss: the loss
     of the bound. The per-sample arrays (n,) hold upper ends of norms, and lower ends of the q_c of conditions;
     `margins` is None for a user's own loss, whose values are then in `losses`. `filled`: pair norms are bounded by
-    products along edges (Proposition 2).
+    products along edges (Proposition 2). `failure`: the largest norms hold but with this probability over the random
+    starts (Lemma 21; 0 if there were none); `width`: what upper/lower was aimed at. `ways`: how each pair was measured;
+    `steps`: of Lanczos, all samples together. Of very many samples and pairs `pair_values` is empty: then only the
+    largest norms are known.
     """
 
     n: int
@@ -80,6 +83,10 @@ class Measurements:
     condition_values: Mapping[str, Floats] = field(repr=False, default_factory=dict)
     shared: Mapping[str, Measurement] = field(repr=False, default_factory=dict)
     filled: bool = False
+    failure: float = 0.0
+    width: float = 1.0
+    ways: Mapping[Pair, str] = field(repr=False, default_factory=dict)
+    steps: Mapping[Pair, int] = field(repr=False, default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -100,8 +107,7 @@ class Measurements:
             return None
         sample, slack = int(self.margins.argmin()), 1e-9 * float(np.abs(self.margins).max())
         smallest = float(self.margins[sample])
-        kind: Kind = "exact" if self.dtype == "float64" else "estimate"
-        return Measurement(smallest - slack, smallest + slack, kind, "margin", sample)
+        return Measurement(smallest - slack, smallest + slack, "exact", "margin", sample)
 
     @property
     def training_error(self) -> float | None:

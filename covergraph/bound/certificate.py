@@ -28,7 +28,7 @@ from covergraph.bound.rademacher import (
 from covergraph.errors import ParameterError
 from covergraph.graph.losses import GAMMA
 from covergraph.rules.norms import upper
-from covergraph.values import Floats, Measurements, Parameters
+from covergraph.values import Floats, Measurements, Pair, Parameters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Certificate:
-    """With probability >= 1 - delta over the sample: E[l] <= E[z] <= `value`, the sum of three terms.
+    """With probability >= 1 - delta - delta_numeric: E[l] <= E[z] <= `value`, the sum of three terms.
+
+    delta: over the sample; delta_numeric: over the random starts by which norms were measured (Lemma 21), 0 if none.
 
     training: mean of z over the sample; complexity_term: 2 Rad_S, by the smaller of two routes; deviation_term:
     3 ((ln(2/delta) + union cost)/(2n))^(1/2). For a margin loss E[l] bounds the error. `vacuous`: value >= 1.
@@ -68,6 +70,7 @@ class Certificate:
     constants: ReleaseLipschitz
     product: ProductBound
     paper: tuple[PaperValue, ...]
+    delta_numeric: float = 0.0
 
     @property
     def n(self) -> int:
@@ -172,6 +175,7 @@ def certify(
         constants,
         product_of_lipschitz(bound, measurements, tau),
         paper_values(bound, measurements, parameters, constants, delta, C, tau),
+        _delta_numeric(bound, measurements, parameters),
     )
 
 
@@ -200,12 +204,30 @@ def augmented_loss(bound: Bound, measurements: Measurements, parameters: Paramet
     for v in bound.augmented.hidden:
         product *= _indicator(measurements.hidden_values[v], lookup(parameters.s, v, "s"), allowance)
     for pair in bound.augmented.pair_names:
-        product *= _indicator(measurements.pair_values[pair], lookup(parameters.kappa, pair, "kappa"), allowance)
+        kappa = lookup(parameters.kappa, pair, "kappa")
+        if measurements.pairs[pair].upper * (1 + allowance) > kappa:
+            product *= _indicator(_by_sample(measurements, pair, kappa), kappa, allowance)
     for name in bound.augmented.conditions:
         level = lookup(parameters.rho, name, "rho")
         product *= np.clip(2 * measurements.condition_values[name] * (1 - allowance) / level - 1, 0, 1)
     result: Floats = 1 + (loss - 1) * product
     return result
+
+
+def _by_sample(measurements: Measurements, pair: Pair, kappa: float) -> Floats:
+    if pair not in measurements.pair_values:
+        raise ParameterError(
+            f"bound: kappa of {pair} is {kappa:.6g}, below the largest norm {measurements.pairs[pair].upper:.6g}, but "
+            f"of {measurements.n} samples and {len(measurements.pairs)} pairs only the largest norms were kept; "
+            "use choose(...)"
+        )
+    return measurements.pair_values[pair]
+
+
+def _delta_numeric(bound: Bound, measurements: Measurements, parameters: Parameters) -> float:
+    """How probable is it that a random start hides a norm? For kappa below a largest norm every sample counts."""
+    below = any(parameters.kappa[p] < measurements.pairs[p].upper for p in bound.augmented.pair_names)
+    return min(measurements.failure * (measurements.n if below else 1), 1.0)
 
 
 def _indicator(values: Floats, threshold: float, allowance: float) -> Floats:

@@ -76,7 +76,7 @@ def check_same_model(bound: Bound, measurements: Measurements) -> None:
         raise ParameterError(
             f"bound: the measurements lack the condition of {unmeasured[0]!r}; measure with this bound"
         )
-    lacking = [pair for pair in bound.augmented.pair_names if pair not in measurements.pair_values]
+    lacking = [pair for pair in bound.augmented.pair_names if pair not in measurements.pairs]
     if lacking:
         raise ParameterError(
             f"bound: the measurements lack the pair {lacking[0]}; they were made for another mode: measure with this "
@@ -90,7 +90,7 @@ def check_kinds(measurements: Measurements) -> None:
         if value.kind == "estimate":
             raise ParameterError(
                 f"bound: the norm of {name!r} is an estimate ({measurements.dtype}), expected an exact or certified "
-                "number; measure with dtype=torch.float64"
+                "number"
             )
 
 

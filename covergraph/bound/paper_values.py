@@ -57,6 +57,8 @@ def paper_values(
                 return number, "at the certificate's gamma" + " and rho" * (expression.name == "Section H")
             case "Theorem 1.1":
                 return _theorem_11(bound, measurements, parameters.gamma or 0.0, tail)
+            case _ if not measurements.pair_values:
+                return None, "norms were not kept by sample"
             case _:
                 return _figure_1(bound, measurements), "mean over the samples with positive margin"
 

@@ -1,4 +1,4 @@
-"""What would dense Jacobians cost? Said before the work starts, with the remedy."""
+"""What will it cost? Said before the work starts, with the remedy."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 from covergraph.errors import ParameterError
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.measure.plan import SPEED, Plan
 from covergraph.values import Pair
 
 BYTES = 8 * 2**30
 """The derivatives of one sample in one node may take so much."""
-SPEED = 2e10
-"""Operations a second of two cores in double precision, roughly."""
 PATIENCE = 600.0
 """Seconds from which on the user is warned."""
-REMEDY = "pass fill=True, which bounds the norms along edges (larger, in seconds), or analyze a smaller network"
+REMEDY = "pass fill=True, which bounds the norms along edges (larger, in seconds), or checkpoint=... to go on later"
 
 
 def require_affordable(graph: ComputationGraph, pairs: Sequence[Pair]) -> None:
@@ -30,18 +29,16 @@ def require_affordable(graph: ComputationGraph, pairs: Sequence[Pair]) -> None:
         raise ParameterError(
             f"measure: the Jacobian of a node in {largest!r} ({graph[largest].origin or 'top level'}) has "
             f"{needed // 8:,} entries, {needed / 2**30:.0f} GiB for one sample, expected at most {BYTES // 2**30} GiB; "
-            f"{REMEDY}"
+            "pass exact=False, which certifies norms without forming Jacobians"
         )
 
 
-def warn_of_hours(graph: ComputationGraph, pairs: Sequence[Pair], n: int) -> None:
-    """Warn if the singular values of all pairs on n samples take longer than `PATIENCE`."""
-    sides = [(graph[w].size, graph[a].size) for w, a in pairs]
-    seconds = n * sum(4.0 * m * d * min(m, d) for m, d in sides) / SPEED
+def warn_of_hours(chosen: Plan, n: int) -> None:
+    """Warn if all pairs on n samples take longer than `PATIENCE`."""
+    seconds = n * chosen.operations / SPEED
     if seconds > PATIENCE:
-        largest = max(sides, key=lambda side: side[0] * side[1])
         warnings.warn(
-            f"measure: the exact norms of {len(pairs):,} Jacobians (the largest {largest})"
-            f" on {n} samples take about {seconds / 3600:.1f} hours on two cores; {REMEDY}",
+            f"measure: the norms of {len(chosen.way):,} Jacobians on {n} samples ({chosen!r}) take about "
+            f"{seconds / 3600:.1f} hours on two cores; {REMEDY}",
             stacklevel=3,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,9 +13,12 @@ from covergraph.graph.interpreter import Context
 from covergraph.measure.jacobians import edge_norms, pair_norms
 from covergraph.measure.lanczos import Goal, Product, largest_singular_values, overlap, random_start
 from covergraph.measure.linearize import Linearization, Segment
+from covergraph.measure.norms import rounding
 from covergraph.measure.plan import Plan
 from covergraph.values import Pair
 
+FEW = 32
+"""Up to so many rows or columns each sample's norm is measured as closely as the largest: that costs no more."""
 LEADERS = 64
 """From twice as many rows on, those with the largest cheap bounds go first and set the level."""
 
@@ -41,6 +44,7 @@ class Engine:
     width: float = 1.01
     failure: float = 1e-3
     seed: int = 0
+    dtype: torch.dtype = torch.float64
     _fixed: dict[Pair, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -66,11 +70,11 @@ class Engine:
             if way == "zero":
                 upper, low = torch.zeros(rows, dtype=torch.float64), 0.0
             elif way == "dense":
-                upper = exact[pair].double().cpu()
-                low = float(upper.max()) * (1 - 1e-9)
+                upper = _mended(exact[pair], defined)
+                low = _undone(upper, rounding(torch.float64, self.graph[w].size, self.graph[a].size))
             elif way == "edge":
-                upper = edge_norms(self.graph, values, self.context, [pair])[pair].double().cpu()
-                low = float(upper.max()) * (1 - 1e-9)
+                upper = _mended(edge_norms(self.graph, values, self.context, [pair])[pair], defined)
+                low = _undone(upper, rounding(torch.float64, 1, 64))
             elif way == "fixed":
                 low, high = self._same_for_all(pair, at)
                 upper = torch.full((rows,), high, dtype=torch.float64)
@@ -78,6 +82,10 @@ class Engine:
                 upper, low = self._lanczos(pair, at, first, levels.get(pair, 0.0), defined, norms)
             norms.upper[pair], norms.lower[pair] = upper, low
         return norms
+
+    @staticmethod
+    def _device(at: Linearization) -> torch.device:
+        return next(iter(at.values.values())).device
 
     def _overlap(self, size: int) -> float:
         return overlap(self.failure / max(sum(self.plan.events.values()), 1), size)
@@ -89,11 +97,12 @@ class Engine:
         upper = torch.zeros(len(defined), dtype=torch.float64)
         chosen = defined.nonzero()[:, 0]
         cheap = self._products(pair, known, len(defined))[chosen]
+        few = min(self.graph[v].size for v in pair) <= FEW
         low = 0.0
         for part in _stages(cheap):
             rows = chosen[part]
-            goal = Goal(self.width, level, cheap=cheap[part])
-            found, steps = self._run(segment, at.narrow(rows.to(next(iter(at.values.values())).device)), first + rows, goal)
+            goal = Goal(self.width, level, own=few, cheap=cheap[part])
+            found, steps = self._run(segment, at.narrow(rows.to(self._device(at))), first + rows, goal)
             upper[rows] = found[1]
             low = max(low, float(found[0].max()))
             level = max(level, low)
@@ -108,7 +117,7 @@ class Engine:
         small = min(sides, key=lambda node: node.size)
 
         def narrowed(rows: Tensor) -> Product:
-            there = at.narrow(rows.to(samples.device)) if len(rows) < len(samples) else at
+            there = at.narrow(rows.to(self._device(at))) if len(rows) < len(samples) else at
             if small.name == a:
                 return lambda v: segment.pull(there, segment.push(there, v))
             return lambda v: segment.push(there, segment.pull(there, v))
@@ -122,7 +131,7 @@ class Engine:
     def _same_for_all(self, pair: Pair, at: Linearization) -> tuple[float, float]:
         """The ends of a norm that no sample changes, computed once."""
         if pair not in self._fixed:
-            one = at.narrow(torch.zeros(1, dtype=torch.int64, device=next(iter(at.values.values())).device))
+            one = at.narrow(torch.zeros(1, dtype=torch.int64, device=self._device(at)))
             segment = self.plan.segments[pair]
             (lower, upper), _ = self._run(segment, one, torch.zeros(1, dtype=torch.int64), Goal(self.width, own=True))
             self._fixed[pair] = float(lower[0]), float(upper[0])
@@ -135,6 +144,17 @@ class Engine:
         for m in self.plan.separators[pair]:
             least = torch.minimum(least, known.upper[w, m] * known.upper[m, a])
         return least * (1 + 1e-15)
+
+
+def _mended(upper: Tensor, defined: Tensor) -> Tensor:
+    """Upper ends in double, 0 where a sample is not defined and they are not finite."""
+    ends = upper.double().cpu()
+    return torch.where(defined | torch.isfinite(ends), ends, 0.0)
+
+
+def _undone(upper: Tensor, relative: float) -> float:
+    """The lower end of the largest norm, from upper ends that are `relative` above the computed values."""
+    return float(upper.max()) * (1 - relative) / (1 + relative)
 
 
 def _stages(cheap: Tensor) -> list[Tensor]:

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from covergraph.errors import BatchMixingError, LabelError, ParameterError
-from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss
+from covergraph.measure import processes
+from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, blocks, tops_of
+from covergraph.measure.checkpoint import Checkpoint
+from covergraph.measure.collect import cast, collect
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
 from covergraph.measure.cost import require_affordable, warn_of_hours
-from covergraph.measure.jacobians import filled_norms, pair_norms
-from covergraph.measure.layers import layer_sizes, unmasked
+from covergraph.measure.engine import Engine
+from covergraph.measure.jacobians import filled_norms
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
 from covergraph.measure.model import check_reference, require_same_function, require_same_weights
-from covergraph.measure.norms import euclidean, exact, largest, rounding
-from covergraph.values import Floats, Kind, Measurement, Measurements, Pair
+from covergraph.measure.norms import euclidean, rounding
+from covergraph.measure.plan import plan
+from covergraph.values import Measurements, Pair
 
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
 
-Columns = dict[Any, list[Floats]]
-_LOSS = ("loss",)
-"""The column of margins or losses; no name of a node and no pair."""
-_CONDITION = ("condition",)
-"""With a node's name, the column of its condition."""
+KEPT = 2**24
+"""So many norms of pairs are kept by sample; of more only the largest."""
 
 
 def measure(
@@ -45,62 +47,142 @@ def measure(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float64,
     fill: bool = False,
+    exact: bool = False,
+    width: float = 1.01,
+    failure: float = 1e-3,
+    seed: int = 0,
+    memory: int = 2**30,
+    checkpoint: Path | str | None = None,
     progress: bool | None = None,
 ) -> Measurements:
     """Hidden norms, pair norms, margins and parameter distances on all samples of `loader`; n is their number.
 
     The loader yields (inputs, labels) and is read twice: first to check and count, then to measure. `init_model`:
-    reference weights that do not depend on the sample (the initialization), else 0. `fill`: measure edges only
-    and fill in the pairs by Proposition 2 (cheap, valid, larger). Dense, exact singular values: for layers up to
-    a few hundred units. `device` defaults to the model's. In another `dtype` than float64 the norms are estimates:
-    good for a look, refused by a certificate.
-    Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`.
+    reference weights that do not depend on the sample (the initialization), else 0.
+
+    Norms of pairs: small Jacobians are formed, their singular values are exact. Of others the upper end is at most
+    `width` times the lower one, and all upper ends hold but with probability `failure` over random starts that `seed`
+    makes (Lemma 21); the certificate adds it to delta. `exact`: form all Jacobians. `fill`: measure edges only and
+    fill in the pairs by Proposition 2 (cheap, valid, larger). `dtype`: in which precision Jacobians are formed; all
+    else is done in float64. `memory`: bytes that one block of samples may take. `checkpoint`: a folder; a run that
+    was stopped goes on from there. `device` defaults to the model's. Under `torchrun` the processes share the work.
+    Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`,
+    `ParameterError`, `CheckpointError`.
     """
     graph = bound.graph
     _check_target(device, dtype)
-    state = graph.state(_cast(state_of(model), device, dtype))
+    _check_numbers(width, failure)
+    state = graph.state(cast(state_of(model), device, torch.float64))
     require_same_weights(bound.augmented.source, model)
     if init_model is not None:
         check_reference(graph, model, init_model)
     context = Context(state)
     where = next(iter(state.values())).device
+    pairs = bound.measured_pairs
+    if exact and not fill:
+        require_affordable(graph, pairs)
+    first = _check_pass(bound, model, context, loader, where)
+    chosen = plan(graph, pairs, first.n, memory, "exact" if exact else "auto")
     if not fill:
-        require_affordable(graph, bound.measured_pairs)
-    first = _check_pass(graph, bound, model, context, loader, where, dtype)
-    if not fill:
-        warn_of_hours(graph, bound.measured_pairs, first.n)
-    columns: Columns = {}
-    seen = Census(0, 0)
-    with _bar("measuring", first.n, progress) as advance:
-        for batch in batches(loader, graph):
-            seen = census(seen, batch)
-            _measure_batch(bound, graph, context, _to(batch, where, dtype), columns, fill)
-            advance(len(batch))
+        warn_of_hours(chosen, first.n)
+    engine = None if fill else Engine(chosen, context, width, failure, seed, dtype)
+    job = Job(bound, context, engine, where, keep=first.n * len(pairs) <= KEPT)
+    identity = {
+        "fingerprint": graph.fingerprint,
+        "pairs": "\n".join(f"{w} {a}" for w, a in pairs),
+        "loss": repr(bound.augmented.loss),
+        "samples": f"{first.n} {first.digest:x}",
+        "settings": f"{chosen!r} {width!r} {failure!r} {seed} {dtype} fill={fill}",
+        "machine": f"{where.type}, torch {torch.__version__}",
+    }
+    store = None if checkpoint is None else Checkpoint(Path(checkpoint), identity)
+    found, seen = _measure_blocks(job, loader, chosen.block, first, store, progress)
     first.require_same(seen)
-    # Weights in double whatever dtype is: a cast would be large beside a small distance to the reference.
-    exact_state = dtype == torch.float64 and where.type == "cpu"
-    weights = state if exact_state else graph.state(_cast(state_of(model), torch.device("cpu"), torch.float64))
-    return _collect(bound, weights, init_model, columns, dtype, seen.n, fill)
+    weights = state if where.type == "cpu" else graph.state(cast(state_of(model), torch.device("cpu"), torch.float64))
+    return collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
 
 
-def _check_pass(
-    graph: ComputationGraph,
-    bound: Bound,
-    model: Any,
-    context: Context,
-    loader: Iterable[Any],
-    where: torch.device,
-    dtype: torch.dtype,
-) -> Census:
-    """The first pass: finite values, labels in range, the model's own output."""
+@dataclass(frozen=True)
+class Job:
+    """What is done to a block of samples; `engine` is None if pairs are filled in, `keep` their values by sample."""
+
+    bound: Bound
+    context: Context
+    engine: Engine | None
+    where: torch.device
+    keep: bool = True
+
+    def values(self, batch: Batch) -> tuple[dict[str, Tensor], Columns, Tensor]:
+        """The nodes' values, the columns of norms, conditions and losses, and where everything is defined."""
+        bound = self.bound
+        moved = to_device(batch, self.where)
+        values, conditions = conditioned_values(bound, self.context, bound.graph.named_inputs(moved.inputs))
+        norms: dict[Any, Tensor] = {
+            name: euclidean(value.reshape(len(batch), -1)) * (1 + rounding(value.dtype, 1, value[0].numel()))
+            for name, value in values.items()
+            if value.is_floating_point()
+        }
+        read, bad = norms_read(bound), undefined(conditions, len(batch))
+        norms = {name: norm for name, norm in norms.items() if name in read or bool(torch.isfinite(norm).all())}
+        norms = without(bad, norms)
+        require_finite({f"the norm of {key!r}": value for key, value in norms.items()}, batch.start)
+        norms |= {(CONDITION, name): q for name, q in conditions.items()}
+        norms[LOSS] = losses(bound, values[bound.graph.output], moved)
+        return values, {key: value.double().cpu().numpy() for key, value in norms.items()}, ~bad.cpu()
+
+    def measured(self, batch: Batch, levels: Mapping[Pair, float]) -> Measured:
+        """Everything on one block; `levels`: lower ends of the largest norms, from an earlier block."""
+        with torch.no_grad():
+            values, columns, defined = self.values(batch)
+            if self.engine is None:
+                upper = filled_norms(self.bound.graph, values, self.context, self.bound.measured_pairs)
+                lower, steps = dict.fromkeys(upper, 0.0), dict[Pair, int]()
+            else:
+                norms = self.engine.block(values, batch.start, levels, defined)
+                upper, lower, steps = norms.upper, norms.lower, norms.steps
+            upper = without(~defined, upper)
+        require_finite({f"the norm of {pair!r}": ends for pair, ends in upper.items()}, batch.start)
+        if self.keep:
+            columns |= {pair: ends.double().cpu().numpy() for pair, ends in upper.items()}
+        return Measured(columns, tops_of(upper, lower, batch.start), steps)
+
+
+def _measure_blocks(
+    job: Job, loader: Iterable[Any], size: int, expected: Census, store: Checkpoint | None, progress: bool | None
+) -> tuple[list[Measured], Census]:
+    """All blocks in order: this process's share, then everybody's. The first block sets the levels for all others."""
+    own: dict[int, Measured] = {}
+    levels: dict[Pair, float] = {}
     seen = Census(0, 0)
+    with progress_bar("measuring", expected.n, progress) as advance:
+        for number, batch in enumerate(blocks(loader, job.bound.graph, size)):
+            alone = census(Census(0, 0), batch)
+            seen = Census(seen.n + alone.n, (seen.digest + alone.digest) % 2**128)
+            mine = number % processes.world() == processes.rank()
+            if mine or number == 0:
+                done = None if store is None else store.load(number, alone.digest)
+                if done is None:
+                    done = job.measured(batch, levels)
+                    if store is not None and mine:
+                        store.save(number, alone.digest, done)
+                if number == 0:
+                    levels = {pair: top.lower for pair, top in done.tops.items()}
+                if mine:
+                    own[number] = done
+            advance(len(batch))
+    return list(processes.gathered(own).values()), seen
+
+
+def _check_pass(bound: Bound, model: Any, context: Context, loader: Iterable[Any], where: torch.device) -> Census:
+    """The first pass: finite values, labels in range, the model's own output."""
+    graph, seen = bound.graph, Census(0, 0)
     for batch in batches(loader, graph):
         seen = census(seen, batch)
-        moved = _to(batch, where, dtype)
+        moved = to_device(batch, where)
         with torch.no_grad():
             values, _ = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
             require_values(bound, values, batch.start)
-            _require_separate(moved, _losses(bound, values[graph.output], moved), bound, values[graph.output])
+            _require_separate(moved, losses(bound, values[graph.output], moved), bound, values[graph.output])
         if isinstance(model, torch.nn.Module):
             require_same_function(graph, model, batch)
     return seen
@@ -109,51 +191,36 @@ def _check_pass(
 def _check_target(device: torch.device | str | None, dtype: torch.dtype) -> None:
     """Raise `ParameterError` for a dtype or a device on which nothing can be measured."""
     if dtype not in (torch.float64, torch.float32):
-        raise ParameterError(f"measure: the dtype is {dtype}, expected torch.float64 (or torch.float32 for estimates)")
+        raise ParameterError(f"measure: the dtype is {dtype}, expected torch.float64 or torch.float32")
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ParameterError(f"measure: the device {device!r} cannot be used ({reason}); try device='cpu'") from None
 
 
-def _require_separate(batch: Batch, losses: Tensor, bound: Bound, output: Tensor) -> None:
+def _check_numbers(width: float, failure: float) -> None:
+    if not 1.0001 <= width < 100:
+        raise ParameterError(f"measure: the width is {width}, expected upper/lower from 1.0001 on, e.g. 1.01")
+    if not 1e-12 <= failure < 1:
+        raise ParameterError(f"measure: the failure probability is {failure}, expected 1e-12 to 1, e.g. 1e-3")
+
+
+def _require_separate(batch: Batch, values: Tensor, bound: Bound, output: Tensor) -> None:
     """A loss must not look across samples: alone, each must have the loss that it has in its batch."""
     if isinstance(bound.augmented.loss, MarginLoss):
         return
     for i in range(len(batch)):
-        alone = _losses(bound, output[i : i + 1], Batch(batch.inputs, batch.labels[i : i + 1], batch.start + i))
-        if float((alone[0] - losses[i]).abs()) > 1e-6 * (1 + float(losses[i].abs())):
+        alone = losses(bound, output[i : i + 1], Batch(batch.inputs, batch.labels[i : i + 1], batch.start + i))
+        if float((alone[0] - values[i]).abs()) > 1e-6 * (1 + float(values[i].abs())):
             raise BatchMixingError(
                 f"measure: the loss {bound.augmented.loss.name!r} of sample {batch.start + i} is "
-                f"{float(losses[i]):.6g} in its batch and {float(alone[0]):.6g} alone, expected the same; a loss must "
+                f"{float(values[i]):.6g} in its batch and {float(alone[0]):.6g} alone, expected the same; a loss must "
                 "treat samples separately"
             )
 
 
-def _measure_batch(
-    bound: Bound, graph: ComputationGraph, context: Context, batch: Batch, columns: Columns, fill: bool
-) -> None:
-    with torch.no_grad():
-        values, conditions = conditioned_values(bound, context, graph.named_inputs(batch.inputs))
-        norms: dict[Any, Tensor] = {
-            name: euclidean(value.reshape(len(batch), -1)) * (1 + rounding(value.dtype, 1, value[0].numel()))
-            for name, value in values.items()
-            if value.is_floating_point()
-        }
-        read = norms_read(bound)
-        norms = {name: norm for name, norm in norms.items() if name in read or bool(torch.isfinite(norm).all())}
-        engine = filled_norms if fill else pair_norms
-        norms |= engine(graph, values, context, bound.measured_pairs)
-        norms = without(undefined(conditions, len(batch)), norms)
-        require_finite({f"the norm of {key!r}": value for key, value in norms.items()}, batch.start)
-        norms |= {(_CONDITION, name): q for name, q in conditions.items()}
-        norms[_LOSS] = _losses(bound, values[graph.output], batch)
-    for key, value in norms.items():
-        columns.setdefault(key, []).append(value.double().cpu().numpy())
-
-
-def _losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
+def losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
     """Margins for a margin loss, else the values of the user's loss: (batch,)."""
     loss = bound.augmented.loss
     try:
@@ -164,99 +231,20 @@ def _losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
         raise LabelError(f"measure: in the batch that starts at sample {batch.start}: {error}") from None
 
 
-def _collect(
-    bound: Bound,
-    weights: Mapping[str, Tensor],
-    init_model: Any,
-    columns: Columns,
-    dtype: torch.dtype,
-    n: int,
-    fill: bool,
-) -> Measurements:
-    graph = bound.graph
-    joined = {key: np.concatenate(parts) for key, parts in columns.items()}
-    pairs: dict[Pair, Floats] = {pair: joined[pair] for pair in bound.measured_pairs}
-    hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
-    hidden = {name: values for name, values in hidden.items() if len(values) == n}
-    cpu = torch.device("cpu")
-    reference = None if init_model is None else graph.state(_cast(state_of(init_model), cpu, torch.float64))
-    margin = bound.augmented.loss.has_margin
-    kind: Kind = "exact" if dtype == torch.float64 else "estimate"  # rounding of the forward pass has no bound yet
-    return Measurements(
-        n=n,
-        loss=bound.augmented.loss,
-        fingerprint=graph.fingerprint,
-        dtype=str(dtype).removeprefix("torch."),
-        reference="zero" if init_model is None else "initial weights",
-        hidden={
-            name: largest(value, rounding(dtype, 1, graph[name].size), "Euclidean", kind)
-            for name, value in hidden.items()
-        },
-        pairs={
-            (w, a): largest(
-                value,
-                rounding(dtype, graph[w].size, graph[a].size),
-                "operator",
-                "certified" if fill and kind == "exact" else kind,
-            )
-            for (w, a), value in pairs.items()
-        },
-        root_mean_square={
-            name: exact(
-                _root_mean_square(hidden[name]),
-                rounding(torch.float64, 1, 8) + 2 * rounding(dtype, 1, graph[name].size),
-                "root mean square",
-            )
-            for name in graph.data_only
-            if name in hidden
-        },
-        layers=layer_sizes(graph, weights, reference),
-        shared={
-            group.nodes[0]: _distance(group.parameters, graph.weights.effective, weights, reference)
-            for group in bound.groups
-        },
-        filled=fill,
-        condition_values={name: joined[_CONDITION, name] for name in bound.augmented.conditions},
-        margins=joined[_LOSS] if margin else None,
-        losses=None if margin else joined[_LOSS],
-        hidden_values=hidden,
-        pair_values=pairs,
-    )
-
-
-def _distance(
-    names: Sequence[str], formulas: Collection[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
-) -> Measurement:
-    """||theta - theta_0||_1 of the named parameters together."""
-    values = {name: unmasked(state[name], name in formulas) for name in names}
-    starts = {} if reference is None else {name: unmasked(reference[name], name in formulas) for name in names}
-    total = sum(float((value - starts.get(name, 0)).abs().sum()) for name, value in values.items())
-    slack = torch.finfo(torch.float64).eps * sum(value.numel() for value in values.values())
-    return exact(total, slack, "(1,1) norm of the distance")
-
-
-def _root_mean_square(values: Floats) -> float:
-    """(mean of squares)^(1/2), without under- or overflow of the squares."""
-    scale = float(values.max())
-    return scale * float(np.sqrt(np.mean((values / scale) ** 2))) if scale > 0 else 0.0
-
-
-def _cast(state: Any, device: torch.device | str | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    return {
-        name: value.detach().to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
-        for name, value in state.items()
-    }
-
-
-def _to(batch: Batch, where: torch.device, dtype: torch.dtype) -> Batch:
-    inputs = tuple(x.to(where, dtype if x.is_floating_point() else x.dtype) for x in batch.inputs)
+def to_device(batch: Batch, where: torch.device) -> Batch:
+    """The batch on a device, its reals in float64."""
+    inputs = tuple(x.to(where, torch.float64 if x.is_floating_point() else x.dtype) for x in batch.inputs)
     return Batch(inputs, batch.labels.to(where), batch.start)
 
 
 @contextmanager
-def _bar(what: str, total: int, show: bool | None) -> Iterator[Any]:
-    """A progress bar on standard error; None shows it on terminals only."""
-    visible = sys.stderr.isatty() if show is None else show
-    with Progress(console=Console(stderr=True), transient=True, disable=not visible) as bar:
+def progress_bar(what: str, total: int, show: bool | None) -> Iterator[Any]:
+    """A progress bar with the time left on standard error; None shows it on terminals only."""
+    visible = (sys.stderr.isatty() if show is None else show) and processes.rank() == 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        disable=not visible,
+    ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)

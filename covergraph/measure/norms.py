@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from covergraph.values import Floats, Kind, Measurement
+from covergraph.values import Floats, Measurement
 
 
 def spectral_norms(matrices: Tensor) -> Tensor:
@@ -41,12 +41,11 @@ def rounding(dtype: torch.dtype, *sizes: int) -> float:
     return float(torch.finfo(dtype).eps * sum(sizes) ** 2)
 
 
-def largest(values: Floats, relative: float, norm: str, kind: Kind = "exact") -> Measurement:
+def largest(values: Floats, relative: float, norm: str) -> Measurement:
     """The maximum over samples of non-negative upper ends, which are `relative` above the computed values."""
     sample = int(values.argmax())
     upper = float(values[sample])
-    lower = 0.0 if kind == "certified" else upper * (1 - relative) / (1 + relative)
-    return Measurement(max(lower, 0.0), upper, kind, norm, sample)
+    return Measurement(max(upper * (1 - relative) / (1 + relative), 0.0), upper, "exact", norm, sample)
 
 
 def exact(value: float, relative: float, norm: str) -> Measurement:

@@ -18,8 +18,8 @@ from covergraph.measure.linearize import Segment
 from covergraph.values import Pair
 
 Method = Literal["zero", "edge", "dense", "lanczos", "fixed"]
-"""zero: a reaches w through integers only; edge: one operation whose norm is known in closed form; dense: exact singular
-values of the chained Jacobian; lanczos: certified from a random start; fixed: so too, but the same for all samples."""
+"""zero: a reaches w through integers only; edge: one operation with a closed form; dense: exact singular values of the
+chained Jacobian; lanczos: certified from a random start; fixed: so too, but the same for all samples."""
 Wanted = Literal["auto", "exact", "lanczos"]
 PATIENCE = 20.0
 """Seconds that dense Jacobians of all pairs and samples may take before cheaper ways are looked for."""
@@ -41,7 +41,8 @@ ROWS = 512
 class Plan:
     """How every pair is measured. `way` by pair; `separators`: nodes on all paths of a pair, with both halves measured.
 
-    `events`: how many random starts may be behind the upper end of one pair, if products of shorter pairs are used.
+    `events`: how many random starts may be behind the upper end of one pair, if products of shorter pairs are used;
+    `operations`: what one sample costs, roughly.
     """
 
     graph: ComputationGraph
@@ -49,6 +50,7 @@ class Plan:
     separators: Mapping[Pair, tuple[str, ...]]
     events: Mapping[Pair, int]
     block: int
+    operations: float
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -91,7 +93,8 @@ def plan(
         own = int(way[pair] in ("lanczos", "fixed"))
         w, a = pair
         events[pair] = max([own, *(events[w, m] + events[m, a] for m in separators.get(pair, ()))])
-    return Plan(graph, way, separators, events, _block(graph, n, memory))
+    operations = sum(costs.of(pair, method) for pair, method in way.items())
+    return Plan(graph, way, separators, events, _block(graph, n, memory), operations)
 
 
 def _between(graph: ComputationGraph, w: str, a: str) -> np.ndarray:
@@ -134,6 +137,10 @@ class _Costs:
     def __init__(self, graph: ComputationGraph) -> None:
         self.graph = graph
         self.sweep = np.array([_operations(graph, node) for node in graph.nodes])
+
+    def of(self, pair: Pair, method: Method) -> float:
+        """What a sample costs one way."""
+        return self.dense(*pair) if method == "dense" else self.lanczos(*pair) if method == "lanczos" else 0.0
 
     def dense(self, w: str, a: str) -> float:
         """Columns of D, its Gram matrix and eigenvalues."""

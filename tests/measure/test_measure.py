@@ -170,37 +170,6 @@ def test_small_memory_gives_the_same_measurements(monkeypatch: pytest.MonkeyPatc
     )
 
 
-@each_network
-def test_norms_in_single_precision_enclose_those_of_the_matrices_as_computed(name: str) -> None:
-    """In float32 the ends allow for the rounding of the norm, not for that of the matrix's entries."""
-    net = NETWORKS[name]()
-    inputs, labels = net.sample(N)
-    found = measure(net.bound(), net.module, [(*inputs, labels)], dtype=torch.float32)
-    assert found.dtype == "float32"
-    single = copy.deepcopy(net.module).float()
-    values = net.graph.run(single, *(x.float() for x in inputs))
-    for v, at in found.hidden.items():
-        truth = values[v].detach().double().reshape(N, -1).norm(dim=1).max()
-        assert at.lower <= truth <= at.upper
-    _, pairs = truth_of(net)
-    for pair, at in found.pairs.items():
-        slack = 4 * rounding(torch.float32, *(net.graph[v].size for v in pair)) + 1e-5
-        assert max(pairs[pair]) == pytest.approx(at.upper, rel=slack)
-
-
-def test_norms_in_single_precision_are_estimates_that_no_certificate_takes() -> None:
-    """Here some upper ends in float32 lie below the truth: they do not allow for the forward pass's rounding."""
-    net = mlp((1,) * 12, bias=True, seed=0, scale=2.0)
-    bound = net.bound("paper")
-    found = measure(bound, net.module, net.loader(64, 64), dtype=torch.float32)
-    exact = measure(bound, net.module, net.loader(64, 64))
-    gaps = [found.pair_values[pair] / exact.pair_values[pair] - 1 for pair in exact.pairs]
-    assert np.concatenate(gaps).min() < 0
-    assert {m.kind for m in (*found.hidden.values(), *found.pairs.values())} == {"estimate"}
-    with pytest.raises(ParameterError, match=r"float32.*expected an exact or certified.*float64"):
-        bound.evaluate(found, choose(bound, exact))
-
-
 def test_losses_of_the_user_are_measured_instead_of_margins() -> None:
     net = mlp()
     brier = LipschitzLoss(lambda h, y: ((h - nn.functional.one_hot(y, 3)) ** 2).sum(1).clamp(0, 1), 2.0)

@@ -55,10 +55,6 @@ def test_largest_names_the_sample_and_removes_the_slack_from_the_lower_end() -> 
     assert found.lower == pytest.approx(truth * (1 - relative), rel=1e-12)
 
 
-def test_certified_maximum_has_no_lower_end() -> None:
-    assert largest(np.array([2.0]), 0.1, "operator", "certified").lower == 0
-
-
 @given(st.floats(0, 1e300), st.floats(0, 0.5))
 def test_exact_encloses(value: float, relative: float) -> None:
     found = exact(value, relative, "Euclidean")

@@ -1,0 +1,123 @@
+"""From what the blocks gave to `Measurements`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covergraph.graph.interpreter import state_of
+from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, Top
+from covergraph.measure.layers import layer_sizes, unmasked
+from covergraph.measure.norms import exact, largest, rounding
+from covergraph.measure.plan import Plan
+from covergraph.values import Floats, Measurement, Measurements, Pair
+
+if TYPE_CHECKING:
+    from covergraph.bound.derive import Bound
+
+EXACT = ("dense", "zero", "edge")
+"""Ways whose upper ends are exact up to rounding."""
+
+
+def collect(
+    bound: Bound,
+    weights: Mapping[str, Tensor],
+    init_model: Any,
+    blocks: Sequence[Measured],
+    dtype: torch.dtype,
+    plan: Plan | None,
+    width: float,
+    failure: float,
+) -> Measurements:
+    """Measurements from the blocks in order; `plan` is None if the pairs were filled in along edges."""
+    graph = bound.graph
+    joined = _joined([block.columns for block in blocks])
+    n = len(joined[LOSS])
+    steps = Counter[Pair]()
+    for block in blocks:
+        steps.update(block.steps)
+    pairs: dict[Pair, Floats] = {pair: joined[pair] for pair in bound.measured_pairs if pair in joined}
+    hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
+    hidden = {name: values for name, values in hidden.items() if len(values) == n}
+    cpu = torch.device("cpu")
+    reference = None if init_model is None else graph.state(cast(state_of(init_model), cpu, torch.float64))
+    margin = bound.augmented.loss.has_margin
+    random = plan is not None and any(way in ("lanczos", "fixed") for way in plan.way.values())
+    return Measurements(
+        n=n,
+        loss=bound.augmented.loss,
+        fingerprint=graph.fingerprint,
+        dtype=str(dtype).removeprefix("torch."),
+        reference="zero" if init_model is None else "initial weights",
+        hidden={
+            name: largest(value, rounding(torch.float64, 1, graph[name].size), "Euclidean")
+            for name, value in hidden.items()
+        },
+        pairs={pair: _operator(pair, blocks, plan) for pair in bound.measured_pairs},
+        root_mean_square={
+            name: exact(
+                _root_mean_square(hidden[name]),
+                rounding(torch.float64, 1, 8) + 2 * rounding(torch.float64, 1, graph[name].size),
+                "root mean square",
+            )
+            for name in graph.data_only
+            if name in hidden
+        },
+        layers=layer_sizes(graph, weights, reference),
+        shared={
+            group.nodes[0]: _distance(group.parameters, graph.weights.effective, weights, reference)
+            for group in bound.groups
+        },
+        filled=plan is None,
+        condition_values={name: joined[CONDITION, name] for name in bound.augmented.conditions},
+        margins=joined[LOSS] if margin else None,
+        losses=None if margin else joined[LOSS],
+        hidden_values=hidden,
+        pair_values=pairs,
+        failure=failure if random else 0.0,
+        width=width if random else 1.0,
+        ways={} if plan is None else dict(plan.way),
+        steps=dict(steps),
+    )
+
+
+def _joined(columns: Sequence[Columns]) -> Columns:
+    return {key: np.concatenate([part[key] for part in columns if key in part]) for key in columns[0]}
+
+
+def _operator(pair: Pair, blocks: Sequence[Measured], plan: Plan | None) -> Measurement:
+    top: Top = blocks[0].tops[pair]
+    for block in blocks[1:]:
+        top = top.or_larger(block.tops[pair])
+    way = "filled" if plan is None else plan.way[pair]
+    return Measurement(top.lower, top.upper, "exact" if way in EXACT else "certified", "operator", top.sample)
+
+
+def _distance(
+    names: Sequence[str], formulas: Collection[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
+) -> Measurement:
+    """||theta - theta_0||_1 of the named parameters together."""
+    values = {name: unmasked(state[name], name in formulas) for name in names}
+    starts = {} if reference is None else {name: unmasked(reference[name], name in formulas) for name in names}
+    total = sum(float((value - starts.get(name, 0)).abs().sum()) for name, value in values.items())
+    slack = torch.finfo(torch.float64).eps * sum(value.numel() for value in values.values())
+    return exact(total, slack, "(1,1) norm of the distance")
+
+
+def _root_mean_square(values: Floats) -> float:
+    """(mean of squares)^(1/2), without under- or overflow of the squares."""
+    scale = float(values.max())
+    return scale * float(np.sqrt(np.mean((values / scale) ** 2))) if scale > 0 else 0.0
+
+
+def cast(state: Any, device: torch.device | str | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state on a device, its real tensors in `dtype`."""
+    return {
+        name: value.detach().to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
+        for name, value in state.items()
+    }
