@@ -57,6 +57,11 @@ def _per_sample(
     return torch.cat(found)
 
 
+def ancestor_pairs(graph: ComputationGraph) -> list[Pair]:
+    """All (w, a) with a path from a to w."""
+    return [(w, a) for w, above in ancestors(graph).items() for a in sorted(above)]
+
+
 def ancestors(graph: ComputationGraph) -> dict[str, set[str]]:
     """Every node's ancestors, by walking the inputs."""
     found: dict[str, set[str]] = {}

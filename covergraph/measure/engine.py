@@ -10,8 +10,8 @@ from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context
-from covergraph.measure.jacobians import edge_norms, pair_norms
-from covergraph.measure.lanczos import Goal, Product, largest_singular_values, overlap, random_start
+from covergraph.measure.jacobians import edge_norms, filled_norms, pair_norms
+from covergraph.measure.lanczos import Goal, Interval, Product, largest_singular_values, overlap, random_start
 from covergraph.measure.linearize import Linearization, Segment
 from covergraph.measure.norms import rounding
 from covergraph.measure.plan import Plan
@@ -64,6 +64,8 @@ class Engine:
         dense = [pair for pair, way in plan.way.items() if way == "dense"]
         exact = pair_norms(self.graph, values, self.context, dense) if dense else {}
         at = Linearization(self.graph, values, self.context)
+        long = [pair for pair, way in plan.way.items() if way == "lanczos"]
+        along = filled_norms(self.graph, values, self.context, long) if long else {}
         rows = len(defined)
         for pair, way in plan.way.items():
             w, a = pair
@@ -79,7 +81,9 @@ class Engine:
                 low, high = self._same_for_all(pair, at)
                 upper = torch.full((rows,), high, dtype=torch.float64)
             else:
-                upper, low = self._lanczos(pair, at, first, levels.get(pair, 0.0), defined, norms)
+                upper, low, norms.steps[pair] = self._lanczos(
+                    pair, at, first, levels.get(pair, 0.0), defined, along[pair]
+                )
             norms.upper[pair], norms.lower[pair] = upper, low
         return norms
 
@@ -88,30 +92,28 @@ class Engine:
         return next(iter(at.values.values())).device
 
     def _overlap(self, size: int) -> float:
-        return overlap(self.failure / max(sum(self.plan.events.values()), 1), size)
+        return overlap(self.failure / max(self.plan.starts, 1), size)
 
     def _lanczos(
-        self, pair: Pair, at: Linearization, first: int, level: float, defined: Tensor, known: Norms
-    ) -> tuple[Tensor, float]:
-        segment = self.plan.segments[pair]
+        self, pair: Pair, at: Linearization, first: int, level: float, defined: Tensor, cheap: Tensor
+    ) -> tuple[Tensor, float, int]:
+        """Upper ends, a lower end of the largest norm, and the steps; `cheap`: upper ends along edges."""
         upper = torch.zeros(len(defined), dtype=torch.float64)
-        chosen = defined.nonzero()[:, 0]
-        cheap = self._products(pair, known, len(defined))[chosen]
         few = min(self.graph[v].size for v in pair) <= FEW
-        low = 0.0
-        for part in _stages(cheap):
-            rows = chosen[part]
-            goal = Goal(self.width, level, own=few, cheap=cheap[part])
-            found, steps = self._run(segment, at.narrow(rows.to(self._device(at))), first + rows, goal)
-            upper[rows] = found[1]
-            low = max(low, float(found[0].max()))
+        low, steps = 0.0, 0
+        for rows in _stages(defined.nonzero()[:, 0], cheap):
+            goal = Goal(self.width, level, own=few, cheap=cheap[rows])
+            narrow = at.narrow(rows.to(self._device(at)))
+            found = self._run(self.plan.segments[pair], narrow, first + rows, goal)
+            upper[rows] = found.upper
+            low = max(low, float(found.lower.max()))
             level = max(level, low)
-            known.steps[pair] = known.steps.get(pair, 0) + steps
-        return upper, low
+            steps += int(found.steps.sum())
+        return upper, low, steps
 
     def _run(
         self, segment: Segment, at: Linearization, samples: Tensor, goal: Goal
-    ) -> tuple[tuple[Tensor, Tensor], int]:
+    ) -> Interval:
         w, a = segment.w, segment.a
         sides = (self.graph[a], self.graph[w])
         small = min(sides, key=lambda node: node.size)
@@ -125,25 +127,16 @@ class Engine:
         keys = [f"{self.seed}|{w}|{a}|{i}" for i in samples.tolist()]
         value = at.values[small.name]
         start = random_start(small.shape, keys).to(value)
-        found = largest_singular_values(narrowed, start, self._overlap(small.size), goal)
-        return (found.lower, found.upper), int(found.steps.sum())
+        return largest_singular_values(narrowed, start, self._overlap(small.size), goal)
 
     def _same_for_all(self, pair: Pair, at: Linearization) -> tuple[float, float]:
         """The ends of a norm that no sample changes, computed once."""
         if pair not in self._fixed:
             one = at.narrow(torch.zeros(1, dtype=torch.int64, device=self._device(at)))
             segment = self.plan.segments[pair]
-            (lower, upper), _ = self._run(segment, one, torch.zeros(1, dtype=torch.int64), Goal(self.width, own=True))
-            self._fixed[pair] = float(lower[0]), float(upper[0])
+            found = self._run(segment, one, torch.zeros(1, dtype=torch.int64), Goal(self.width, own=True))
+            self._fixed[pair] = float(found.lower[0]), float(found.upper[0])
         return self._fixed[pair]
-
-    def _products(self, pair: Pair, known: Norms, rows: int) -> Tensor:
-        """Cheap upper ends: the least product of two halves, at a node that all paths meet."""
-        w, a = pair
-        least = torch.full((rows,), torch.inf, dtype=torch.float64)
-        for m in self.plan.separators[pair]:
-            least = torch.minimum(least, known.upper[w, m] * known.upper[m, a])
-        return least * (1 + 1e-15)
 
 
 def _mended(upper: Tensor, defined: Tensor) -> Tensor:
@@ -157,9 +150,9 @@ def _undone(upper: Tensor, relative: float) -> float:
     return float(upper.max()) * (1 - relative) / (1 + relative)
 
 
-def _stages(cheap: Tensor) -> list[Tensor]:
-    """Positions of rows: first those with the largest cheap bounds."""
-    if len(cheap) < 2 * LEADERS or not bool(torch.isfinite(cheap).all()):
-        return [torch.arange(len(cheap))] if len(cheap) else []
-    order = cheap.argsort(descending=True, stable=True)
+def _stages(rows: Tensor, cheap: Tensor) -> list[Tensor]:
+    """The rows in the order in which they are measured: of many, first those with the largest cheap bounds."""
+    if len(rows) < 2 * LEADERS:
+        return [rows] if len(rows) else []
+    order = rows[cheap[rows].argsort(descending=True, stable=True)]
     return [order[:LEADERS].sort().values, order[LEADERS:].sort().values]

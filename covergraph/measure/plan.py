@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -20,6 +20,8 @@ from covergraph.values import Pair
 Method = Literal["zero", "edge", "dense", "lanczos", "fixed"]
 """zero: a reaches w through integers only; edge: one operation with a closed form; dense: exact singular values of the
 chained Jacobian; lanczos: certified from a random start; fixed: so too, but the same for all samples."""
+RANDOM = ("lanczos", "fixed")
+"""Ways that need random starts."""
 Wanted = Literal["auto", "exact", "lanczos"]
 PATIENCE = 20.0
 """Seconds that dense Jacobians of all pairs and samples may take before cheaper ways are looked for."""
@@ -39,18 +41,16 @@ ROWS = 512
 
 @dataclass(frozen=True)
 class Plan:
-    """How every pair is measured. `way` by pair; `separators`: nodes on all paths of a pair, with both halves measured.
+    """How every pair is measured: `way` by pair. `starts`: of how many pairs random starts decide (Lemma 21).
 
-    `events`: how many random starts may be behind the upper end of one pair, if products of shorter pairs are used;
-    `operations`: what one sample costs, roughly.
+    `block`: how many samples are measured together; `cost`: operations for one sample, by pair, roughly.
     """
 
     graph: ComputationGraph
     way: Mapping[Pair, Method]
-    separators: Mapping[Pair, tuple[str, ...]]
-    events: Mapping[Pair, int]
+    starts: int
     block: int
-    operations: float
+    cost: Mapping[Pair, float] = field(repr=False)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -60,7 +60,17 @@ class Plan:
     @cached_property
     def segments(self) -> Mapping[Pair, Segment]:
         """The segments of the pairs that Lanczos measures."""
-        return {pair: Segment.of(self.graph, *pair) for pair, way in self.way.items() if way in ("lanczos", "fixed")}
+        return {pair: Segment.of(self.graph, *pair) for pair, way in self.way.items() if way in RANDOM}
+
+    @property
+    def operations(self) -> float:
+        """What one sample costs, roughly."""
+        return sum(self.cost.values())
+
+    def restricted(self, pairs: Collection[Pair]) -> Plan:
+        """The same for some of the pairs; their random starts may fail no more often than in the whole plan."""
+        kept = set(pairs)
+        return replace(self, way={pair: way for pair, way in self.way.items() if pair in kept})
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -87,14 +97,9 @@ def plan(
     for pair in [pair for pair, method in way.items() if method == "lanczos"]:
         if all(isinstance(node.operation, FIXED) for node in Segment.of(graph, *pair).nodes):
             way[pair] = "fixed"
-    separators = {pair: _separators(graph, *pair, way) for pair in ordered if way[pair] == "lanczos"}
-    events: dict[Pair, int] = {}
-    for pair in ordered:
-        own = int(way[pair] in ("lanczos", "fixed"))
-        w, a = pair
-        events[pair] = max([own, *(events[w, m] + events[m, a] for m in separators.get(pair, ()))])
-    operations = sum(costs.of(pair, method) for pair, method in way.items())
-    return Plan(graph, way, separators, events, _block(graph, n, memory), operations)
+    starts = sum(method in RANDOM for method in way.values())
+    cost = {pair: costs.of(pair, method) for pair, method in way.items()}
+    return Plan(graph, way, starts, _block(graph, n, memory), cost)
 
 
 def _between(graph: ComputationGraph, w: str, a: str) -> np.ndarray:
@@ -177,21 +182,6 @@ def _operations(graph: ComputationGraph, node: Node) -> float:
             return 2.0 * node.size * graph[node.inputs[0]].shape[-1]
         case _:
             return 10.0 * (node.size + sum(slots))
-
-
-def _separators(graph: ComputationGraph, w: str, a: str, known: Mapping[Pair, Method]) -> tuple[str, ...]:
-    """The nodes that every path from a to w meets, if both halves are measured too."""
-    inside = _between(graph, w, a)
-    inside[graph.index[a]] = True
-    places = [int(k) for k in inside.nonzero()[0]]
-    furthest, found = -1, []  # how far edges from before reach
-    for k in places:
-        name = graph.nodes[k].name
-        if name not in (w, a) and furthest <= k and (w, name) in known and (name, a) in known:
-            found.append(name)
-        later = [j for j in places if j > k and name in graph.nodes[j].inputs]
-        furthest = max([furthest, *later])
-    return tuple(found)
 
 
 def _block(graph: ComputationGraph, n: int, memory: int) -> int:

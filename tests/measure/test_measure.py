@@ -16,14 +16,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound
-from covergraph.errors import ParameterError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.losses import LipschitzLoss
 from covergraph.graph.node import Node
 from covergraph.measure import jacobians
 from covergraph.measure.measure import measure
-from covergraph.measure.norms import rounding
 from covergraph.values import Measurements
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
