@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
+from covergraph.bound.rademacher import check_delta
 from covergraph.errors import EmptyLoaderError, LoaderChangedError
 from covergraph.graph.augmented import Mode
 from covergraph.graph.computation_graph import ComputationGraph
@@ -54,22 +56,36 @@ def analyze(
     mode: Mode = "minimal",
     output: Any = None,
     device: torch.device | str | None = None,
+    exact: bool = False,
     fill: bool = False,
+    width: float = 1.01,
+    failure: float = 1e-3,
+    memory: int = 2**30,
+    checkpoint: Path | str | None = None,
     condition_quantile: float | Literal["auto"] = "auto",
     progress: bool | None = None,
 ) -> Analysis:
     """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
 
     `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
-    training sample, unaugmented. `init_model`: the weights before training, if known. `fill` bounds Jacobian norms by
-    products along edges (Proposition 2): larger, but cheap for layers of more than a few hundred entries.
-    `condition_quantile`: see `choose`. With probability at least 1 - delta over the sample the certificate's value
-    bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
+    training sample, unaugmented. `init_model`: the weights before training, if known.
+
+    Norms of Jacobians: small ones are formed, of others the upper end is within `width` of the lower one, from random
+    starts that fail with probability `failure` (Lemma 21). `exact` forms all; `fill` bounds all by products along edges
+    (Proposition 2), which is cheap, but larger. `memory`: bytes that a block of samples may take; `checkpoint`: a
+    folder, from which a run that was stopped goes on. See `measure`; `condition_quantile`: see `choose`.
+
+    With probability at least 1 - delta over the sample, less `failure` over the random starts if there were any, the
+    certificate's value bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
+    check_delta(delta)
     model = as_module(model)
     graph = trace(model, _example(loader, model), output=output)
     bound = derive(augment(graph, loss, mode))
-    measurements = measure(bound, model, loader, init_model=init_model, device=device, fill=fill, progress=progress)
+    measurements = measure(
+        bound, model, loader, init_model=init_model, device=device, exact=exact, fill=fill, width=width,
+        failure=failure, memory=memory, checkpoint=checkpoint, progress=progress,
+    )
     parameters = choose(bound, measurements, condition_quantile=condition_quantile)
     return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))
 

@@ -132,7 +132,13 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("covergraph-report"),
     delta: Annotated[float, typer.Option(help="The certificate may fail with this probability.")] = 0.05,
     mode: Annotated[str, typer.Option(help="minimal or paper.")] = "minimal",
-    fill: Annotated[bool, typer.Option("--fill", help="Bound Jacobian norms along edges: for larger layers.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Form all Jacobians: no random starts.")] = False,
+    fill: Annotated[bool, typer.Option("--fill", help="Bound Jacobian norms along edges: cheap, but larger.")] = False,
+    width: Annotated[float, typer.Option(help="The largest upper/lower end of a Jacobian norm.")] = 1.01,
+    memory: Annotated[int, typer.Option(help="MiB that a block of samples may take.")] = 1024,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder of finished work, from which a run that was stopped goes on.")
+    ] = None,
     pdf: Annotated[bool, typer.Option(help="Compile the report if TeX is installed.")] = True,
 ) -> None:
     """Write the report of a network of your own on its training sample."""
@@ -144,7 +150,10 @@ def report(
     start = time.perf_counter()
     with _readable_errors():
         loader = DataLoader(sample, batch_size=BATCH)
-        analysis = analyze(network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode), fill=fill)
+        analysis = analyze(
+            network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode), exact=exact, fill=fill,
+            width=width, memory=memory * 2**20, checkpoint=checkpoint,
+        )
         row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)
         _show_rows(console, [row])
         _show_files(console, [write_report(analysis.certificate, out, pdf, f"Certificate of {model}")], [])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["exact", "certified", "estimate"]
 """exact: the value up to rounding in double precision; certified: [lower, upper] encloses the value, as exactly;
@@ -20,6 +23,17 @@ Pair = tuple[str, str]
 """(w, a): the total derivative D_{w<-a} of node w with respect to node a."""
 
 Floats = NDArray[np.float64]
+
+
+class CurvePoint(NamedTuple):
+    """Within a time budget: after so many seconds the least bound so far, its C/sqrt(n), and how many pairs were
+    measured by then.
+    """
+
+    seconds: float
+    value: float
+    normalized: float
+    refined: int
 
 
 @dataclass(frozen=True)
@@ -63,8 +77,8 @@ class Measurements:
     `margins` is None for a user's own loss, whose values are then in `losses`. `filled`: pair norms are bounded by
     products along edges (Proposition 2). `failure`: the largest norms hold but with this probability over the random
     starts (Lemma 21; 0 if there were none); `width`: what upper/lower was aimed at. `ways`: how each pair was measured;
-    `steps`: of Lanczos, all samples together. Of very many samples and pairs `pair_values` is empty: then only the
-    largest norms are known.
+    `steps`: of Lanczos, all samples together. `curve`: with a time budget, the bound against the seconds spent. Of
+    very many samples and pairs `pair_values` is empty: then only the largest norms are known.
     """
 
     n: int
@@ -87,12 +101,27 @@ class Measurements:
     width: float = 1.0
     ways: Mapping[Pair, str] = field(repr=False, default_factory=dict)
     steps: Mapping[Pair, int] = field(repr=False, default_factory=dict)
+    curve: tuple[CurvePoint, ...] = field(repr=False, default=())
 
     def __repr__(self) -> str:
+        random = f" (width {self.width:g}, failure {self.failure:g})"
+        how = " (bounds along edges)" if self.filled else random if self.failure else ""
         return (
-            f"Measurements(n = {self.n}, {self.dtype}, {len(self.hidden)} hidden norms, {len(self.pairs)} pair norms, "
-            f"{len(self.layers)} layers, reference: {self.reference})"
+            f"Measurements(n = {self.n}, {self.dtype}, {len(self.hidden)} hidden norms, {len(self.pairs)} pair norms"
+            f"{how}, {len(self.layers)} layers, reference: {self.reference})"
         )
+
+    def way(self, pair: Pair) -> str:
+        """How the norms of a pair were measured: filled (along edges), zero, edge, dense, lanczos or fixed."""
+        return "filled" if self.filled else self.ways.get(pair, "")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a pair: node, ancestor, lower and upper end of its largest norm, way, steps of Lanczos, sample."""
+        import pandas as pd
+
+        columns = ("node", "ancestor", "lower", "upper", "way", "steps", "sample")
+        rows = [(*p, m.lower, m.upper, self.way(p), self.steps.get(p, 0), m.sample) for p, m in self.pairs.items()]
+        return pd.DataFrame(rows, columns=columns).astype({"sample": "Int64"})
 
     @property
     def failing(self) -> dict[str, int]:

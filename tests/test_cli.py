@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from covergraph import __version__
+from covergraph.api import Analysis, analyze
 from covergraph.cli import app, load_model, load_sample
 from covergraph.report.write import FILES
 
@@ -128,6 +129,25 @@ def test_report_in_paper_mode_without_initial_weights(folder: Path) -> None:
     assert "paper mode" in text and "reference weights: zero" in text
 
 
+def test_report_passes_on_how_to_measure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def spy(*arguments: Any, **options: Any) -> Analysis:
+        seen.append(options)
+        return analyze(*arguments, **options)
+
+    monkeypatch.setattr("covergraph.cli.analyze", spy)
+    start = ("report", "own_networks:plain", "--data", "data.npz", "--out", "own", "--no-pdf")
+    how = ("--exact", "--width", "1.5", "--memory", "64", "--checkpoint", "work")
+    for arguments in (start, (*start, *how)):
+        result = invoke(*arguments)
+        assert result.exit_code == 0, result.output
+    names = ("exact", "fill", "width", "memory", "checkpoint")
+    assert [seen[0][name] for name in names] == [False, False, 1.01, 2**30, None]
+    assert [seen[1][name] for name in names] == [True, False, 1.5, 2**26, Path("work")]
+    assert any((folder / "work").iterdir())
+
+
 def test_weights_are_loaded(folder: Path) -> None:
     network, _ = load_model("own_networks:plain", None)
     state = {name: value + 1 for name, value in network.state_dict().items()}
@@ -208,6 +228,8 @@ def test_what_is_wrong_with_the_command_is_said(folder: Path, arguments: list[st
         (["own_networks:steps", "--data", "data.npz"], "UnsupportedOperationError: "),
         (["own_networks:plain", "--data", "labels.npz"], "LabelError: "),
         (["own_networks:plain", "--data", "data.npz", "--delta", "2"], "ParameterError: "),
+        (["own_networks:plain", "--data", "data.npz", "--width", "1"], "ParameterError: "),
+        (["own_networks:plain", "--data", "data.npz", "--memory", "0"], "ParameterError: "),
     ],
 )
 def test_an_error_of_covergraph_is_one_message(folder: Path, arguments: list[str], start: str) -> None:

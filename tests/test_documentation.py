@@ -23,7 +23,7 @@ def _registry() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_registry")
-@pytest.mark.parametrize("page", ["README.md", "docs/adding_an_op.md", "docs/tracing.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/adding_an_op.md", "docs/measuring.md", "docs/tracing.md"])
 def test_python_blocks_run(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     assert blocks, f"{page} has no python block"

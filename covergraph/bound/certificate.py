@@ -13,6 +13,7 @@ import sympy
 from covergraph.bound.checks import check_kinds, check_membership, check_same_model, lookup, price
 from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
 from covergraph.bound.derive import Bound, Contribution, Group
+from covergraph.bound.numeric import delta_numeric
 from covergraph.bound.paper import PaperValue
 from covergraph.bound.paper_values import paper_values
 from covergraph.bound.product import ProductBound, product_of_lipschitz
@@ -49,8 +50,8 @@ class Share:
 class Certificate:
     """With probability >= 1 - delta - delta_numeric: E[l] <= E[z] <= `value`, the sum of three terms.
 
-    delta: over the sample; delta_numeric: over the random starts by which norms were measured (Lemma 21), 0 if none.
-
+    delta: over the sample; delta_numeric: over the random starts by which norms were measured, 0 if there were none
+    (`bound.numeric`).
     training: mean of z over the sample; complexity_term: 2 Rad_S, by the smaller of two routes; deviation_term:
     3 ((ln(2/delta) + union cost)/(2n))^(1/2). For a margin loss E[l] bounds the error. `vacuous`: value >= 1.
     """
@@ -78,6 +79,11 @@ class Certificate:
         return self.measurements.n
 
     @property
+    def confidence(self) -> float:
+        """1 - delta - delta_numeric: how probable is it, at least, that the statement holds?"""
+        return 1 - self.delta - self.delta_numeric
+
+    @property
     def normalized(self) -> float:
         """C / sqrt(n)."""
         return self.C / math.sqrt(self.n)
@@ -102,6 +108,12 @@ class Certificate:
         from covergraph.report.explain import explain
 
         return explain(self)
+
+    def log_derivatives(self) -> dict[Pair, float]:
+        """d log C / d log kappa by pair of P: which norm would it pay to measure more closely?"""
+        from covergraph.bound.sensitivity import derivatives
+
+        return derivatives(self)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a contribution: node, class, K_g, E_g, share, entropy source."""
@@ -135,9 +147,10 @@ class Certificate:
         word = "vacuous" if self.vacuous else "non-vacuous"
         numbers = (self.value, self.training, self.complexity_term, self.deviation_term, self.normalized)
         value, training, complexity, deviation, normalized = (plain(number, 4, "up") for number in numbers)
+        starts = f"; random starts fail with probability {plain(self.delta_numeric, 4, 'up')}"
         return (
             f"Certificate({value}, {word}: training {training} + complexity {complexity} + deviation {deviation}; "
-            f"C/sqrt(n) = {normalized})"
+            f"C/sqrt(n) = {normalized}{starts if self.delta_numeric else ''})"
         )
 
 
@@ -149,6 +162,7 @@ def certify(
     check_delta(delta)
     check_kinds(measurements)
     check_membership(measurements, parameters)
+    numeric = delta_numeric(bound, measurements, parameters, delta)
     tau = loss_slope(bound, parameters)
     taubar = bound.taubar(parameters, measurements)
     constants = release_lipschitz(bound.augmented, tau, parameters.s, parameters.kappa, taubar, parameters.rho)
@@ -175,7 +189,7 @@ def certify(
         constants,
         product_of_lipschitz(bound, measurements, tau),
         paper_values(bound, measurements, parameters, constants, delta, C, tau),
-        _delta_numeric(bound, measurements, parameters),
+        numeric,
     )
 
 
@@ -206,7 +220,7 @@ def augmented_loss(bound: Bound, measurements: Measurements, parameters: Paramet
     for pair in bound.augmented.pair_names:
         kappa = lookup(parameters.kappa, pair, "kappa")
         if measurements.pairs[pair].upper * (1 + allowance) > kappa:
-            product *= _indicator(_by_sample(measurements, pair, kappa), kappa, allowance)
+            product *= _indicator(_norms(measurements, pair, kappa), kappa, allowance)
     for name in bound.augmented.conditions:
         level = lookup(parameters.rho, name, "rho")
         product *= np.clip(2 * measurements.condition_values[name] * (1 - allowance) / level - 1, 0, 1)
@@ -214,20 +228,17 @@ def augmented_loss(bound: Bound, measurements: Measurements, parameters: Paramet
     return result
 
 
-def _by_sample(measurements: Measurements, pair: Pair, kappa: float) -> Floats:
+def _norms(measurements: Measurements, pair: Pair, kappa: float) -> Floats:
+    """Upper ends of a pair by sample, (n,); the largest one, (), for all of them where kappa is not below it."""
+    largest = measurements.pairs[pair].upper
+    if kappa >= largest:
+        return np.asarray(largest)
     if pair not in measurements.pair_values:
         raise ParameterError(
-            f"bound: kappa of {pair} is {kappa:.6g}, below the largest norm {measurements.pairs[pair].upper:.6g}, but "
-            f"of {measurements.n} samples and {len(measurements.pairs)} pairs only the largest norms were kept; "
-            "use choose(...)"
+            f"bound: kappa of {pair} is {kappa:.6g}, below the largest norm {largest:.6g}, but of {measurements.n} "
+            f"samples and {len(measurements.pairs)} pairs only the largest norms were kept; use choose(...)"
         )
     return measurements.pair_values[pair]
-
-
-def _delta_numeric(bound: Bound, measurements: Measurements, parameters: Parameters) -> float:
-    """How probable is it that a random start hides a norm? For kappa below a largest norm every sample counts."""
-    below = any(parameters.kappa[p] < measurements.pairs[p].upper for p in bound.augmented.pair_names)
-    return min(measurements.failure * (measurements.n if below else 1), 1.0)
 
 
 def _indicator(values: Floats, threshold: float, allowance: float) -> Floats:

@@ -27,7 +27,8 @@ Bools = NDArray[np.bool_]
 class ReleaseLipschitz:
     """kappatilde_h and kappatilde_J of every node and edge, with what could not be read.
 
-    `h[v]` and `J[x, u]` by position; `h_missing`, `J_missing` mark values that need a pair outside P.
+    `h[v]` and `J[x, u]` by position; `h_missing`, `J_missing` mark values that need a pair outside P. They were made
+    of the matrices K, R and the row c: h = c K, J = K^T R K^T.
     """
 
     augmented: AugmentedGraph
@@ -35,6 +36,9 @@ class ReleaseLipschitz:
     J: Floats
     h_missing: Bools
     J_missing: Bools
+    K: Floats
+    R: Floats
+    c: Floats
 
     def hidden(self, node: str) -> float:
         """kappatilde_{h_v}. Raises `MissingPairError` if a pair that it needs is not in P."""
@@ -88,7 +92,9 @@ def release_lipschitz(
     h_missing = np.any(missing & weights[:, None], axis=0) | np.any(reach & t_missing[:, None], axis=0)
     if not (np.isfinite(h).all() and np.isfinite(M).all()):
         raise ParameterError("bound: the constants overflow double precision; rescale s and kappa")
-    return ReleaseLipschitz(augmented, h, M, h_missing, M_missing)
+    c = inverse_s + t
+    c[k] += tau
+    return ReleaseLipschitz(augmented, h, M, h_missing, M_missing, K, R, c)
 
 
 def _matrix(augmented: AugmentedGraph, kappa: Mapping[Pair, float]) -> Floats:

@@ -23,4 +23,6 @@ RADEMACHER: Mapping[str, sympy.Expr] = {
 CERTIFICATE: sympy.Expr = (
     TRAINING + 2 * sympy.Min(*RADEMACHER.values()) + 3 * sympy.sqrt((sympy.log(2 / DELTA) + UNION_COST) / (2 * N))
 )
-"""E[l_01] <= E[z] <= this, with probability >= 1 - delta (Theorem 3); U is the union cost (Proposition 6)."""
+"""E[l_01] <= E[z] <= this, with probability >= 1 - delta (Theorem 3); U is the union cost (Proposition 6).
+
+If norms of C and z were measured from random starts, the probability is that minus delta_numeric (Lemma 21)."""

@@ -26,9 +26,10 @@ class Row:
 
 def comparison_table(rows: Sequence[Row]) -> Table:
     """One column a network, one line a quantity."""
-    delta = rows[0].certificate.delta
+    worst = min((row.certificate for row in rows), key=lambda c: c.confidence)
+    starts = ", random starts included" if worst.delta_numeric else ""
     table = Table(
-        title=f"Certificates, each with probability at least {confidence(delta)}",
+        title=f"Certificates, each with probability at least {confidence(worst.delta, worst.delta_numeric)}{starts}",
         caption="vacuous: an error rate never exceeds 1. Lines with hidden constants 1 claim no validity.",
         title_justify="left",
         caption_justify="left",

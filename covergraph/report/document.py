@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from covergraph.bound.certificate import Certificate
-from covergraph.report import evidence, results, statement
+from covergraph.report import evidence, measuring, results, statement
 from covergraph.report.drawing import size_of
 from covergraph.report.explain import explain
 from covergraph.report.tex import code, escape, paragraphs
@@ -49,7 +49,12 @@ def document(certificate: Certificate, title: str = "A generalization certificat
             results.contributions(certificate),
             _picture("certificate", f"width={TEXT_WIDTH}in"),
         ),
-        "The theorem": paragraphs(statement.theorem(bound), r"\textbf{Assumptions}", evidence.assumptions(certificate)),
+        "The theorem": paragraphs(
+            statement.theorem(bound, random=certificate.delta_numeric > 0),
+            measuring.starts(certificate),
+            r"\textbf{Assumptions}",
+            evidence.assumptions(certificate),
+        ),
         "How the parameters were chosen": results.parameters(certificate),
         "Other bounds of the same network": evidence.comparison(certificate),
         "What was measured": evidence.measurements(certificate),

@@ -9,6 +9,7 @@ from covergraph.bound.paper import PaperValue
 from covergraph.graph import operations as op
 from covergraph.report.formulas import equation, latex, summands
 from covergraph.report.frames import Measured, failing_samples, measured
+from covergraph.report.measuring import assumption, ways
 from covergraph.report.numbers import interval, tex
 from covergraph.report.tex import ROWS_SHOWN, aligned, escape, listed, paragraphs, table
 
@@ -42,6 +43,7 @@ def measurements(certificate: Certificate) -> str:
         "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
         table("llllr", header, rows),
         rest,
+        ways(data),
     )
 
 
@@ -180,6 +182,8 @@ def assumptions(certificate: Certificate) -> str:
             "$10^{-9}$ of each norm, which is not proved to suffice.",
         ),
     ]
+    if certificate.delta_numeric:
+        items.append(assumption())
     if not certificate.bound.augmented.loss.has_margin:
         items.append(("The loss has values in $[0, 1]$ and is $\\tau_\\ell$-Lipschitz.", _USER_LOSS))
     body = "\n".join(rf"\item {claim} \emph{{{check}}}" for claim, check in items)

@@ -19,7 +19,9 @@ def explain(certificate: Certificate) -> str:
 def _certified(c: Certificate) -> str:
     what = "error rate" if c.bound.augmented.loss.has_margin else "expected loss"
     value = plain(c.value, 4, "up")
-    start = f"With probability at least {confidence(c.delta)} over the draw of the {c.n} training samples"
+    starts = " and the random starts of the measurement" if c.delta_numeric else ""
+    sure = confidence(c.delta, c.delta_numeric)
+    start = f"With probability at least {sure} over the draw of the {c.n} training samples{starts}"
     if c.vacuous:
         return f"{start}, the {what} on new data is at most {value}, which is vacuous, since it cannot exceed 1."
     return f"{start}, the {what} on new data is at most {value}, which is not vacuous."

@@ -63,18 +63,20 @@ def graph_frame(graph: ComputationGraph) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured number, what it is, and the nodes that it belongs to."""
+    """A measured number, what it is, and the nodes that it belongs to; of pairs, how it was measured."""
 
     quantity: str
     nodes: tuple[str, ...]
     value: Measurement
+    way: str = ""
+    steps: int | None = None
 
 
 def measured(certificate: Certificate) -> Iterator[Measured]:
     """Every measured number of a certificate: norms, sizes of layers, pairs."""
     data = certificate.measurements
-    for name, value in data.root_mean_square.items():
-        yield Measured("root mean square", (name,), value)
+    for name in sorted(data.root_mean_square, key=certificate.bound.symbols.place):
+        yield Measured("root mean square", (name,), data.root_mean_square[name])
     for name, value in data.hidden.items():
         yield Measured("largest norm", (name,), value)
     for name, layer in data.layers.items():
@@ -92,7 +94,7 @@ def measured(certificate: Certificate) -> Iterator[Measured]:
     in_bound = set(certificate.bound.augmented.pair_names)
     for pair, value in data.pairs.items():
         what = "total derivative" if pair in in_bound else "total derivative (paper only)"
-        yield Measured(what, pair, value)
+        yield Measured(what, pair, value, data.way(pair), data.steps.get(pair, 0))
 
 
 def condition(data: Measurements, name: str) -> Measurement:
@@ -106,7 +108,10 @@ def condition(data: Measurements, name: str) -> Measurement:
 
 
 def measurements_frame(certificate: Certificate) -> pd.DataFrame:
-    """One row a measured number: quantity, node, ancestor (of pairs), lower, upper, kind, norm, sample."""
+    """One row a measured number: quantity, node, ancestor, lower, upper, kind, norm, sample, way, steps.
+
+    Ancestor, way and steps (of Lanczos, all samples together) are those of pairs.
+    """
     rows = [
         {
             "quantity": row.quantity,
@@ -117,14 +122,16 @@ def measurements_frame(certificate: Certificate) -> pd.DataFrame:
             "kind": row.value.kind,
             "norm": row.value.norm,
             "sample": row.value.sample,
+            "way": row.way,
+            "steps": row.steps,
         }
         for row in measured(certificate)
     ]
-    return pd.DataFrame(rows).astype({"sample": "Int64"})
+    return pd.DataFrame(rows).astype({"sample": "Int64", "steps": "Int64"})
 
 
 def comparison_frame(certificates: Mapping[str, Certificate]) -> pd.DataFrame:
-    """One row a network, by its name: certificate, its terms, the paper's expression, products of constants.
+    """One row a network, by its name: certificate, its confidence and terms, the paper's expression, products.
 
     `theorem_5_1` is None off the theorem's domain, and `theorem_5_1_note` says why.
     """
@@ -139,6 +146,7 @@ def _comparison(c: Certificate) -> dict[str, object]:
         "complexity_term": c.complexity_term,
         "deviation_term": c.deviation_term,
         "certificate": c.value,
+        "confidence": c.confidence,
         "vacuous": c.vacuous,
         "samples_needed": c.samples_needed,
         "log10_C_over_sqrt_n": c.log10,
@@ -163,11 +171,12 @@ def paper_value(certificate: Certificate, name: str) -> PaperValue:
 def certificate_html(certificate: Certificate) -> str:
     """A short self-contained HTML table: the certificate, its terms, the covered classes by share."""
     word = "vacuous" if certificate.vacuous else "not vacuous"
+    sure = f" at confidence {confidence(certificate.delta, certificate.delta_numeric)}, random starts included"
     terms = (
         ("mean of z̃ over the sample", certificate.training),
         (f"complexity, by the {certificate.route} route", certificate.complexity_term),
         (f"deviation at confidence {confidence(certificate.delta)}", certificate.deviation_term),
-        (f"certificate ({word})", certificate.value),
+        (f"certificate ({word}){sure if certificate.delta_numeric else ''}", certificate.value),
     )
     head = _html_row("th", "term", "at most")
     body = "".join(_html_row("td", name, plain(value, 4, "up")) for name, value in terms)

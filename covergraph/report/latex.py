@@ -26,7 +26,10 @@ def statement(bound: Bound) -> str:
 
 
 def certificate_fragment(certificate: Certificate) -> str:
-    """Theorem 3 with the numbers of every term, for a displayed formula (`aligned`); the last line is rounded up."""
+    """Theorem 3 with the numbers of every term, for a displayed formula (`aligned`); the bound is rounded up.
+
+    Where norms were measured from random starts a last line says with which probability it holds.
+    """
     margin = certificate.bound.augmented.loss.has_margin
     loss = r"\ell_{01}" if margin else r"\ell"
     delta, cost, n = tex(certificate.delta), tex(certificate.union_cost), certificate.n
@@ -39,6 +42,9 @@ def certificate_fragment(certificate: Certificate) -> str:
         rf"\approx {{}}& {' + '.join(tex(term, 5) for term in terms)}",
         rf"\leq {{}}& {tex(certificate.value, 4, 'up')}",
     ]
+    if certificate.delta_numeric:
+        sure = rf"1 - {delta} - {tex(certificate.delta_numeric, 4, 'up')}"
+        lines.append(rf"& \text{{with probability at least }} {sure}")
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
 

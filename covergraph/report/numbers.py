@@ -42,9 +42,11 @@ def percent(share: float, digits: int = 3) -> str:
     return f"{plain(100 * share, digits)} %"
 
 
-def confidence(delta: float) -> str:
-    """1 - delta in percent, never above it."""
-    return f"{plain(100 * (1 - delta), 4, 'down')} %"
+def confidence(delta: float, numeric: float = 0.0) -> str:
+    """1 - delta - numeric in percent, never above it; both count as the decimal numbers that they print."""
+    fails = Context(rounding=ROUND_CEILING).add(Decimal(repr(float(delta))), Decimal(repr(float(numeric))))
+    holds = Context(prec=4, rounding=ROUND_FLOOR).subtract(Decimal(1), fails)
+    return f"{plain(float(100 * holds), 4, 'down')} %"
 
 
 def samples(needed: float | None) -> str:

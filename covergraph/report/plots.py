@@ -134,7 +134,8 @@ def plot_jacobian_norms(certificate: Certificate) -> Figure:
     rows, columns, matrix = _norm_matrix(certificate)
     figure = Figure(figsize=(min(2.4 + 0.62 * len(columns), 14), min(1.8 + 0.5 * len(rows), 12)), layout="constrained")
     ax = figure.subplots()
-    what = "bounds along edges of " if certificate.measurements.filled else ""
+    data = certificate.measurements
+    what = "bounds along edges of " if data.filled else "upper ends of " if data.failure else ""
     ax.set_title(what + r"$\max \| D_{w \leftarrow a} \|_{\mathrm{op}}$ over the sample", size=11)
     if not matrix.size:
         ax.set_axis_off()

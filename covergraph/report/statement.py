@@ -255,13 +255,15 @@ def _untied(bound: Bound) -> str:
     )
 
 
-def theorem(bound: Bound) -> str:
-    """Theorem 3 with Proposition 6."""
+def theorem(bound: Bound, random: bool = False) -> str:
+    """Theorem 3 with Proposition 6; `random`: for norms that were measured from random starts (Lemma 21)."""
     margin = bound.augmented.loss.has_margin
     loss = r"\ell_{01}" if margin else r"\ell"
     note = r" Here $\ell_{01}$ is the error: $1$ if the margin is not positive, else $0$." if margin else ""
+    probability = r"$1 - \delta - \delta_{\mathrm{num}}$" if random else r"$1 - \delta$"
+    starts = " and the random starts of the measurement" if random else ""
     return paragraphs(
-        r"\textbf{Theorem 3.} With probability at least $1 - \delta$ over the sample of size $n$,",
+        rf"\textbf{{Theorem 3.}} With probability at least {probability} over the sample of size $n${starts},",
         display(
             rf"\mathbf{{E}}[{loss}] \leq \mathbf{{E}}[\tilde z] \leq \hat{{\mathbf{{E}}}}_S[\tilde z] "
             r"+ 2 \mathrm{Rad}_S + 3 \sqrt{\frac{\ln(2/\delta) + U}{2n}},"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from certificates import USER_LOSS, branching, certificate, sequential
+from certificates import USER_LOSS, branching, certificate, random_starts, sequential
 
 from covergraph.bound.certificate import Certificate
 
@@ -21,6 +21,13 @@ def dag() -> Certificate:
 @pytest.fixture(scope="session")
 def user_loss() -> Certificate:
     return certificate(sequential(), "paper", USER_LOSS)
+
+
+@pytest.fixture(scope="session")
+def started() -> Certificate:
+    """Its norms hold but with the probability 0.001 over random starts."""
+    with random_starts():
+        return certificate(sequential())
 
 
 @pytest.fixture(scope="session", params=["mlp", "dag", "user_loss"])

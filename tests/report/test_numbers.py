@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covergraph.report.numbers import interval, percent, plain, tex
+from covergraph.report.numbers import confidence, interval, percent, plain, tex
 
 POSITIVE = st.floats(1e-300, 1e300)
 
@@ -53,3 +54,26 @@ def test_infinity_and_absence_in_latex() -> None:
 def test_intervals_are_rounded_outwards_and_shares_are_per_cent() -> None:
     assert interval(1.23456, 1.23456, 3) == r"[1.23,\ 1.24]"
     assert percent(0.125) == "12.5 %"
+
+
+@pytest.mark.parametrize(
+    ("delta", "numeric", "expected"),
+    [
+        (0.05, 0.0, "95 %"),
+        (0.05, 0.001, "94.9 %"),
+        (0.05, 1e-9, "94.99 %"),
+        (0.07, 0.0, "93 %"),
+        (1e-9, 0.0, "99.99 %"),
+        (1e-30, 0.0, "99.99 %"),
+        (0.5, 0.4996, "0.04 %"),
+    ],
+)
+def test_confidence(delta: float, numeric: float, expected: str) -> None:
+    assert confidence(delta, numeric) == expected
+
+
+@given(st.floats(1e-12, 0.5), st.floats(0, 0.49))
+def test_confidence_is_never_printed_too_large(delta: float, numeric: float) -> None:
+    printed = float(confidence(delta, numeric).removesuffix(" %")) / 100
+    exact = 1 - (Fraction(delta) + Fraction(numeric))
+    assert printed <= float(exact) * (1 + 1e-14) and float(exact) <= printed * 1.0011
