@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutation_rows import ATTAINED, BY_HAND, SEQUENTIAL, row
+from mutation_rows import ATTAINED, BY_HAND, SEQUENTIAL, Edit, Mutation, row
 
 Z = "tests/graph/test_augmented.py::test_z_is_the_product_formula"
 DERIVATIVES = "tests/graph/test_augmented.py::test_derivative_nodes_equal_dense_automatic_derivatives"
@@ -21,8 +21,8 @@ TORCH = "tests/graph/test_interpreter_torch.py"
 SMOOTH, KEPT, PRIOR, COVER = (f"rules/{name}.py" for name in ("smoothness", "conditions", "norms", "entropy"))
 PROFILE, LOCAL, CHAIN, CALL = (f"rules/{name}.py" for name in ("profiles", "local", "composition", "calls"))
 KINKS, LOSSES, VALUE = "graph/kinks.py", "graph/losses.py", "graph/curved_rules.py"
-LAYERS, EDGES, SYMBOLS, QUANTITIES = (
-    f"measure/{n}.py" for n in ("layers", "edges", "edges_convolutions", "conditions")
+LAYERS, EDGES, SYMBOLS, QUANTITIES, LANCZOS, TRIDIAGONAL = (
+    f"measure/{n}.py" for n in ("layers", "edges", "edges_convolutions", "conditions", "lanczos", "tridiagonal")
 )
 
 PRODUCT = "{(0, 1): sympy.Integer(1), (1, 0): sympy.Integer(1)}"
@@ -131,6 +131,36 @@ MEASURED = (
     row("samples with q = 0 do not count as failing", "values.py", "values <= 0", "values < 0", ROUGH),
 )
 
+STARTS = "tests/measure/test_lanczos.py"
+FORMULA, HIDDEN = f"{STARTS}::test_the_certificate_is_the_formula", f"{STARTS}::test_products_as_wrong_as_allowed"
+RANDOM = (
+    row("overlap without sqrt(2d/pi)", LANCZOS, "failure / math.sqrt(2 * size / math.pi)", "failure", STARTS),
+    row("overlap with sqrt(d/pi)", LANCZOS, "math.sqrt(2 * size /", "math.sqrt(size /", STARTS),
+    row("every sample starts alike", LANCZOS, "key.encode()", 'b""', STARTS),
+    row("a Ritz value as upper end", LANCZOS, "torch.where(proven, ends, torch.inf)", "ends / goal.width", STARTS),
+    row("J is not scaled", LANCZOS, "for s in SCALES:", "for s in ():", STARTS),
+    row(
+        "no rounding of products", TRIDIAGONAL, "3 * ETA * level * total", "0 * level * total", f"{HIDDEN}_hide_nothing"
+    ),
+    row("rounding: the diagonal of the inverse", TRIDIAGONAL, "level * total", "level / pivots[:, 0]", STARTS),
+    row("pivots: beta's sign", TRIDIAGONAL, "alpha[:, j] - before", "alpha[:, j] + before", FORMULA),
+    row("pivots: the next beta", TRIDIAGONAL, "beta[:, j - 1] / ratios[-1]", "beta[:, j] / ratios[-1]", FORMULA),
+    row(
+        "q: without the last beta", TRIDIAGONAL, "logs[:, -1] + left", "logs[:, -1] + beta[:, -1].log() + left", FORMULA
+    ),
+    row("q: without the first pivot", TRIDIAGONAL, "logs[:, -1] + left", "(logs[:, -1] - logs[:, 0]) + left", FORMULA),
+    row("no slack", TRIDIAGONAL, "+ left > SLACK", "+ left > -SLACK", FORMULA),
+    Mutation(
+        "pivots of any sign",
+        (Edit(TRIDIAGONAL, "ratios.log()", "ratios.abs().log()"), Edit(TRIDIAGONAL, "(pivots > 0).all(1) & (r", "(r")),
+        (STARTS,),
+    ),
+    row("asymmetry is not watched", TRIDIAGONAL, " & (self.asymmetry.amax(1) <= 5 * ETA * level)", "", STARTS),
+    row(
+        "NaN is not noticed", TRIDIAGONAL, "torch.isfinite(self.alpha + self.beta)", "(self.scale > 0)[:, None]", STARTS
+    ),
+)
+
 LOWERED = (
     row("GRU: n - z (h - n)", "passes/recurrence.py", "Add(), n, kept)", "Subtract(), n, kept)", UNROLLED),
     row("causal mask off by one", VALUE, ".triu(1)", ".triu(2)", VALUES, TORCH),
@@ -139,4 +169,4 @@ LOWERED = (
     row("fingerprint by blocks", "graph/fingerprint.py", "sorted(_leaves(nodes),", "sorted(nodes,", COARSENED),
 )
 
-RULES = (*CURVATURES, *CONDITIONS, *ENTROPIES, *LOWERED)
+RULES = (*CURVATURES, *CONDITIONS, *ENTROPIES, *LOWERED, *RANDOM)
