@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import torch
@@ -18,6 +18,8 @@ from covergraph.graph.node import Node
 from covergraph.measure.conditions import MASK
 from covergraph.measure.edges_spectra import Ends
 from covergraph.measure.edges_weights import weight_ends
+from covergraph.measure.lanczos import Goal, largest_singular_values, overlap, random_start
+from covergraph.measure.linearize import local
 from covergraph.measure.norms import euclidean, exact, rounding
 from covergraph.values import LayerSize, Measurement
 
@@ -175,7 +177,23 @@ def _operator_ends(graph: ComputationGraph, node: Node, context: Context) -> End
         case op.Affine(scale=False):
             return Ends(1.0, 1.0, True)
         case _:
-            return weight_ends(node, graph[node.inputs[0]].shape, context)
+            shape = graph[node.inputs[0]].shape
+            ends = weight_ends(node, shape, context)
+            return ends if ends.lower > 0 else replace(ends, lower=min(_lower_end(node, shape, context), ends.upper))
+
+
+def _lower_end(node: Node, shape: Sequence[int], context: Context) -> float:
+    """A lower end of the norm of a large layer, by Lanczos without its matrix."""
+    role = next(role for role in ("weight", "scale") if role in node.parameter)
+    double = Context({node.parameter[role]: context.parameter(node, role).detach().double()})
+    layer = local(node.operation, node, [double.parameter(node, role).new_zeros(1, *shape)], double)
+
+    def product(v: Tensor) -> Tensor:
+        return layer.pull(layer.push({0: v}), [0])[0]
+
+    start = random_start(shape, [node.name]).to(double.parameter(node, role))
+    found = largest_singular_values(lambda rows: product, start, overlap(1e-3, start.numel()), Goal(1.05, own=True))
+    return float(found.lower[0])
 
 
 def _bias(node: Node, context: Context, formulas: Collection[str]) -> Measurement | None:

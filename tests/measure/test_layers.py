@@ -288,6 +288,20 @@ def test_operators_of_large_layers_are_certified(monkeypatch: pytest.MonkeyPatch
     assert 0.99 * found.upper <= found.lower <= spectral(weight) <= found.upper
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_operators_of_convolutions_on_large_images_have_both_ends(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edges_weights, "DENSE", 1)
+    operation = op.Convolution((stride, stride), (1, 1), (1, 1), 1, (3, 3), False)
+    shape = (4, -(-9 // stride), -(-9 // stride))
+    weight = random(4, 3, 3, 3)
+    found = layer_sizes(single(operation, (3, 9, 9), shape, "weight"), {"weight": weight}, None)["v"].operator
+    truth = spectral(dense_convolution(weight, (3, 9, 9), (stride, stride), (1, 1), (1, 1), 1))
+    assert found.kind == "certified"
+    assert 0.95 * truth <= found.lower <= truth <= found.upper <= 1.1 * truth
+
+
 def test_rows_of_large_matrices_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, state = single(op.Linear(False), (4,), (7,), "weight"), {"weight": random(7, 4)}
     whole = layer_sizes(graph, state, None)["v"].a
