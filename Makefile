@@ -15,7 +15,7 @@ help:
 	@echo "make lint      ruff and mypy alone"
 	@echo "make docs      what docs/ shows, computed again"
 	@echo "make mutation  break the theorems' terms one by one; the tests must notice each"
-	@echo "make bench     timings and growth"
+	@echo "make bench     timings and growth, beside other ways; some 25 minutes, results in build/bench"
 	@echo "make zoo       bounds of some 230 architectures, written to docs/coverage.md; may be interrupted"
 	@echo "make clean     remove .venv, caches and builds"
 
@@ -49,6 +49,7 @@ mutation: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) tests/benchmarks/bench_derive.py
+	$(PY) tests/benchmarks/bench_norms.py
 
 # A run goes on where the last one stopped; make zoo AGAIN=--again starts anew.
 zoo: export OMP_NUM_THREADS = 1

@@ -61,3 +61,7 @@ class ParameterError(CovergraphError):
 
 class CheckpointError(CovergraphError):
     """A checkpoint is damaged, or belongs to another run."""
+
+
+class ProcessError(CovergraphError):
+    """Processes that measure together do not agree, or one of them ended."""

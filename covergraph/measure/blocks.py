@@ -6,15 +6,19 @@ on the loader's batch size or on the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from covergraph.errors import LoaderChangedError
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.measure.loader import Batch, batches
+from covergraph.measure.loader import Batch, Census, batches
 from covergraph.values import Floats, Pair
 
 Columns = dict[Any, Floats]
@@ -48,33 +52,119 @@ class Measured:
     steps: dict[Pair, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FirstPass:
+    """What the first pass saw. `order`: digest of the samples as they came; `size`: the mean of |margin| or |loss|."""
+
+    census: Census
+    order: str
+    size: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process measured: blocks by number. `order`: digest of all samples as they came."""
+
+    blocks: Mapping[int, Measured]
+    order: str
+
+
+class Kept:
+    """Keeps the columns of blocks in arrays for all n samples, made once.
+
+    As arrays of their own they would lie between the large tensors of the blocks, and memory would never be given back.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._whole: Columns = {}
+
+    def block(self, measured: Measured, start: int) -> Measured:
+        """The same block, whose columns are now parts of these arrays."""
+        columns: Columns = {}
+        for key, values in measured.columns.items():
+            if key not in self._whole:
+                self._whole[key] = np.empty(self._n)
+            columns[key] = self._whole[key][start : start + len(values)]
+            columns[key][:] = values
+        return replace(measured, columns=columns)
+
+
+@contextmanager
+def same_bits() -> Iterator[None]:
+    """On GPUs, convolutions by algorithms that give the same bits again."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def joined(shares: Sequence[Share]) -> list[Measured]:
+    """The blocks of all processes in order."""
+    everything = {number: block for share in shares for number, block in share.blocks.items()}
+    return [everything[number] for number in sorted(everything)]
+
+
+class Order:
+    """The digest of samples in their order, whatever batches they come in."""
+
+    def __init__(self) -> None:
+        self._columns: list[Any] = []
+
+    def add(self, batch: Batch) -> Order:
+        """The same with one more batch."""
+        columns = (*batch.inputs, batch.labels)
+        self._columns = self._columns or [hashlib.sha256() for _ in columns]
+        for digest, column in zip(self._columns, columns, strict=True):
+            digest.update(column.cpu().reshape(len(batch), -1).contiguous().view(torch.uint8).numpy())
+        return self
+
+    def digest(self) -> str:
+        """Of what was added so far."""
+        return hashlib.sha256(b"".join(column.digest() for column in self._columns)).hexdigest()[:32]
+
+
 def blocks(loader: Iterable[Any], graph: ComputationGraph, size: int) -> Iterator[Batch]:
-    """The samples of the loader in order, `size` at a time; the last block may be smaller."""
+    """The samples of the loader in order, `size` at a time; the last block may be smaller.
+
+    Raises `LoaderChangedError` for batches that do not fit together.
+    """
     kept: list[Batch] = []
-    start = 0
+    rows = start = 0
     for batch in batches(loader, graph):
-        kept.append(batch)
-        while sum(map(len, kept)) >= size:
-            whole, kept = _split(_joined(kept, start), size)
-            yield whole
-            start += size
+        kept.append(_part(batch, slice(None), batch.start))
+        rows += len(batch)
+        if rows < size:
+            continue
+        whole = _joined(kept)
+        for row in range(0, rows - size + 1, size):
+            yield _part(whole, slice(row, row + size), start + row)
+        start, rows = start + rows - rows % size, rows % size
+        kept = [_part(whole, slice(len(whole) - rows, None), start)] if rows else []
     if kept:
-        yield _joined(kept, start)
+        yield _part(_joined(kept), slice(None), start)
 
 
-def _joined(parts: list[Batch], start: int) -> Batch:
+def _joined(parts: list[Batch]) -> Batch:
     if len(parts) == 1:
-        return Batch(parts[0].inputs, parts[0].labels, start)
-    inputs = tuple(torch.cat(columns) for columns in zip(*(part.inputs for part in parts), strict=True))
-    return Batch(inputs, torch.cat([part.labels for part in parts]), start)
+        return parts[0]
+    try:
+        inputs = tuple(torch.cat(columns) for columns in zip(*(part.inputs for part in parts), strict=True))
+        return Batch(inputs, torch.cat([part.labels for part in parts]), parts[0].start)
+    except RuntimeError as reason:
+        raise LoaderChangedError(
+            f"measure: the batches from sample {parts[0].start} to {parts[-1].start} do not fit together ({reason}), "
+            "expected inputs and labels of the same form in each, on the same device; convert the dataset"
+        ) from None
 
 
-def _split(batch: Batch, size: int) -> tuple[Batch, list[Batch]]:
-    def part(rows: slice, start: int) -> Batch:
-        return Batch(tuple(x[rows] for x in batch.inputs), batch.labels[rows], start)
-
-    rest = [part(slice(size, None), batch.start + size)] if len(batch) > size else []
-    return part(slice(size), batch.start), rest
+def _part(batch: Batch, rows: slice, start: int) -> Batch:
+    """Some rows of a batch, in memory of their own: the bits of products may depend on where operands lie."""
+    own = [x[rows].clone(memory_format=torch.contiguous_format) for x in (*batch.inputs, batch.labels)]
+    return Batch(tuple(own[:-1]), own[-1], start)
 
 
 def tops_of(upper: Mapping[Pair, Tensor], lower: Mapping[Pair, float], start: int) -> dict[Pair, Top]:

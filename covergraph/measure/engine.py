@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +15,11 @@ from covergraph.measure.lanczos import Goal, Interval, Product, largest_singular
 from covergraph.measure.linearize import Linearization, Segment
 from covergraph.measure.norms import rounding
 from covergraph.measure.plan import Plan
+from covergraph.measure.single import single_norms
 from covergraph.values import Pair
 
+ALLOWED = 0.01
+"""Relative margin for single precision, at most."""
 FEW = 32
 """Up to so many rows or columns each sample's norm is measured as closely as the largest: that costs no more."""
 LEADERS = 64
@@ -62,7 +65,7 @@ class Engine:
         norms = Norms()
         plan = self.plan
         dense = [pair for pair, way in plan.way.items() if way == "dense"]
-        exact = pair_norms(self.graph, values, self.context, dense) if dense else {}
+        formed = self._formed(values, dense)
         at = Linearization(self.graph, values, self.context)
         long = [pair for pair, way in plan.way.items() if way == "lanczos"]
         along = filled_norms(self.graph, values, self.context, long) if long else {}
@@ -72,8 +75,8 @@ class Engine:
             if way == "zero":
                 upper, low = torch.zeros(rows, dtype=torch.float64), 0.0
             elif way == "dense":
-                upper = _mended(exact[pair], defined)
-                low = _undone(upper, rounding(torch.float64, self.graph[w].size, self.graph[a].size))
+                upper = _mended(formed[pair][0], defined)
+                low = _undone(upper, formed[pair][1])
             elif way == "edge":
                 upper = _mended(edge_norms(self.graph, values, self.context, [pair])[pair], defined)
                 low = _undone(upper, rounding(torch.float64, 1, 64))
@@ -93,6 +96,23 @@ class Engine:
 
     def _overlap(self, size: int) -> float:
         return overlap(self.failure / max(self.plan.starts, 1), size)
+
+    def _formed(self, values: Mapping[str, Tensor], pairs: Sequence[Pair]) -> dict[Pair, tuple[Tensor, float]]:
+        """Upper ends of pairs by their dense Jacobians, (rows,), and how far they are above the norms as computed.
+
+        In single precision where its margin leaves both ends within `width`, else in double.
+        """
+        if not pairs:
+            return {}
+        allowed = min((self.width - 1) / (self.width + 1), ALLOWED)
+        found: dict[Pair, tuple[Tensor, float]] = {}
+        if self.dtype == torch.float32:
+            single = single_norms(self.graph, values, self.context, pairs, allowed)
+            found = {pair: (ends, allowed) for pair, ends in single.items() if bool(torch.isfinite(ends).all())}
+        left = [pair for pair in pairs if pair not in found]
+        for (w, a), ends in (pair_norms(self.graph, values, self.context, left) if left else {}).items():
+            found[w, a] = ends, rounding(torch.float64, self.graph[w].size, self.graph[a].size)
+        return found
 
     def _lanczos(
         self, pair: Pair, at: Linearization, first: int, level: float, defined: Tensor, cheap: Tensor

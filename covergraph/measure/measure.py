@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +19,22 @@ from covergraph.errors import BatchMixingError, LabelError, ParameterError
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss
 from covergraph.measure import processes
-from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, blocks, tops_of
-from covergraph.measure.checkpoint import Checkpoint
+from covergraph.measure.anytime import Refinement
+from covergraph.measure.blocks import (
+    CONDITION,
+    LOSS,
+    Columns,
+    FirstPass,
+    Kept,
+    Measured,
+    Order,
+    Share,
+    blocks,
+    joined,
+    same_bits,
+    tops_of,
+)
+from covergraph.measure.checkpoint import Checkpoint, going_on, identity, opened, require_folder
 from covergraph.measure.collect import cast, collect
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
 from covergraph.measure.cost import require_affordable, warn_of_hours
@@ -28,6 +43,7 @@ from covergraph.measure.jacobians import filled_norms
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
 from covergraph.measure.model import check_reference, require_same_function, require_same_weights
 from covergraph.measure.norms import euclidean, rounding
+from covergraph.measure.passes import Samples, clock
 from covergraph.measure.plan import plan
 from covergraph.values import Measurements, Pair
 
@@ -52,6 +68,7 @@ def measure(
     failure: float = 1e-3,
     seed: int = 0,
     memory: int = 2**30,
+    budget: float | None = None,
     checkpoint: Path | str | None = None,
     progress: bool | None = None,
 ) -> Measurements:
@@ -64,42 +81,52 @@ def measure(
     `width` times the lower one, and all upper ends hold but with probability `failure` over random starts that `seed`
     makes (Lemma 21); the certificate adds it to delta. `exact`: form all Jacobians. `fill`: measure edges only and
     fill in the pairs by Proposition 2 (cheap, valid, larger). `dtype`: in which precision Jacobians are formed; all
-    else is done in float64. `memory`: bytes that one block of samples may take. `checkpoint`: a folder; a run that
-    was stopped goes on from there. `device` defaults to the model's. Under `torchrun` the processes share the work.
+    else is done in float64. `memory`: bytes that one block of samples may take. `budget`: seconds; all pairs are filled
+    in, then measured as long as there is time, first those that move the bound most (`Measurements.curve`).
+    `checkpoint`: a folder; a run that was stopped goes on from there. `device` defaults to the model's. Under
+    `torchrun` the processes share the work.
     Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`,
-    `ParameterError`, `CheckpointError`.
+    `ParameterError`, `CheckpointError`, `ProcessError`.
     """
-    graph = bound.graph
-    _check_target(device, dtype)
-    _check_numbers(width, failure)
-    state = graph.state(cast(state_of(model), device, torch.float64))
-    require_same_weights(bound.augmented.source, model)
-    if init_model is not None:
-        check_reference(graph, model, init_model)
-    context = Context(state)
-    where = next(iter(state.values())).device
-    pairs = bound.measured_pairs
-    if exact and not fill:
-        require_affordable(graph, pairs)
-    first = _check_pass(bound, model, context, loader, where)
-    chosen = plan(graph, pairs, first.n, memory, "exact" if exact else "auto")
-    if not fill:
-        warn_of_hours(chosen, first.n)
-    engine = None if fill else Engine(chosen, context, width, failure, seed, dtype)
-    job = Job(bound, context, engine, where, keep=first.n * len(pairs) <= KEPT)
-    identity = {
-        "fingerprint": graph.fingerprint,
-        "pairs": "\n".join(f"{w} {a}" for w, a in pairs),
-        "loss": repr(bound.augmented.loss),
-        "samples": f"{first.n} {first.digest:x}",
-        "settings": f"{chosen!r} {width!r} {failure!r} {seed} {dtype} fill={fill}",
-        "machine": f"{where.type}, torch {torch.__version__}",
-    }
-    store = None if checkpoint is None else Checkpoint(Path(checkpoint), identity)
-    found, seen = _measure_blocks(job, loader, chosen.block, first, store, progress)
-    first.require_same(seen)
+    began, graph = clock(), bound.graph
+    with processes.team() as team:
+        _check_target(device, dtype)
+        _check_numbers(width, failure)
+        if budget is not None:
+            _check_budget(budget, fill, checkpoint)
+            fill = True  # in the first pass
+        if checkpoint is not None:
+            require_folder(Path(checkpoint))
+        state = graph.state(cast(state_of(model), device, torch.float64))
+        require_same_weights(bound.augmented.source, model)
+        if init_model is not None:
+            check_reference(graph, model, init_model)
+        context = Context(state)
+        where = next(iter(state.values())).device
+        pairs = bound.measured_pairs
+        if exact and not fill:
+            require_affordable(graph, pairs)
+        first = team.together(lambda: _check_pass(bound, model, context, loader, where))[team.rank]
+        chosen = plan(graph, pairs, first.census.n, memory, "exact" if exact else "auto")
+        if not fill:
+            warn_of_hours(chosen, first.census.n)
+        engine = Engine(chosen, context, width, failure, seed, dtype)
+        job = Job(bound, context, None if fill else engine, where, keep=first.census.n * len(pairs) <= KEPT)
+        settings = f"width {width!r}, failure {failure!r}, seed {seed}, {dtype}, fill={fill}"
+        own = identity(bound, chosen, first, settings, where)
+        team.require_same({key: entry for key, entry in own.items() if key != "machine"})
+        shares = team.together(
+            lambda: _share(job, loader, chosen.block, first.census, opened(checkpoint, own), team, progress)
+        )
+        team.require_same({"order of the samples": shares[team.rank].order})
+    found = joined(shares)
     weights = state if where.type == "cpu" else graph.state(cast(state_of(model), torch.device("cpu"), torch.float64))
-    return collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
+    measured = collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
+    if budget is None:
+        return measured
+    with progress_bar("refining", len(pairs), progress) as advance:
+        samples = Samples(job, loader, chosen.block, measured)
+        return Refinement(bound, engine, samples, began, budget, advance).result()
 
 
 @dataclass(frozen=True)
@@ -147,45 +174,52 @@ class Job:
         return Measured(columns, tops_of(upper, lower, batch.start), steps)
 
 
-def _measure_blocks(
-    job: Job, loader: Iterable[Any], size: int, expected: Census, store: Checkpoint | None, progress: bool | None
-) -> tuple[list[Measured], Census]:
-    """All blocks in order: this process's share, then everybody's. The first block sets the levels for all others."""
+def _share(
+    job: Job, loader: Iterable[Any], size: int, expected: Census, store: Checkpoint | None, team: processes.Team,
+    progress: bool | None,
+) -> Share:
+    """This process's share of all blocks, in order. The first block, which all measure, sets the levels for others."""
     own: dict[int, Measured] = {}
     levels: dict[Pair, float] = {}
-    seen = Census(0, 0)
-    with progress_bar("measuring", expected.n, progress) as advance:
+    seen, order, kept = Census(0, 0), Order(), Kept(expected.n)
+    with going_on(store), same_bits(), progress_bar("measuring", expected.n, progress) as advance:
         for number, batch in enumerate(blocks(loader, job.bound.graph, size)):
-            alone = census(Census(0, 0), batch)
-            seen = Census(seen.n + alone.n, (seen.digest + alone.digest) % 2**128)
-            mine = number % processes.world() == processes.rank()
+            seen, mine = census(seen, batch), team.owns(number)
+            if seen.n > expected.n:
+                expected.require_same(seen)
+            order.add(batch)
             if mine or number == 0:
-                done = None if store is None else store.load(number, alone.digest)
+                team.go_on()
+                digest = Order().add(batch).digest()
+                done = None if store is None else store.load(number, digest)
                 if done is None:
                     done = job.measured(batch, levels)
                     if store is not None and mine:
-                        store.save(number, alone.digest, done)
+                        store.save(number, digest, done)
                 if number == 0:
                     levels = {pair: top.lower for pair, top in done.tops.items()}
                 if mine:
-                    own[number] = done
+                    own[number] = kept.block(done, batch.start)
             advance(len(batch))
-    return list(processes.gathered(own).values()), seen
+    expected.require_same(seen)
+    return Share(own, order.digest())
 
 
-def _check_pass(bound: Bound, model: Any, context: Context, loader: Iterable[Any], where: torch.device) -> Census:
+def _check_pass(bound: Bound, model: Any, context: Context, loader: Iterable[Any], where: torch.device) -> FirstPass:
     """The first pass: finite values, labels in range, the model's own output."""
-    graph, seen = bound.graph, Census(0, 0)
+    graph, seen, order, size = bound.graph, Census(0, 0), Order(), 0.0
     for batch in batches(loader, graph):
-        seen = census(seen, batch)
-        moved = to_device(batch, where)
+        seen, moved = census(seen, batch), to_device(batch, where)
+        order.add(batch)
         with torch.no_grad():
             values, _ = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
             require_values(bound, values, batch.start)
-            _require_separate(moved, losses(bound, values[graph.output], moved), bound, values[graph.output])
+            found = losses(bound, values[graph.output], moved)
+            _require_separate(moved, found, bound, values[graph.output])
+            size += float(found.abs().sum())
         if isinstance(model, torch.nn.Module):
             require_same_function(graph, model, batch)
-    return seen
+    return FirstPass(seen, order.digest(), size / seen.n)
 
 
 def _check_target(device: torch.device | str | None, dtype: torch.dtype) -> None:
@@ -204,6 +238,20 @@ def _check_numbers(width: float, failure: float) -> None:
         raise ParameterError(f"measure: the width is {width}, expected upper/lower from 1.0001 on, e.g. 1.01")
     if not 1e-12 <= failure < 1:
         raise ParameterError(f"measure: the failure probability is {failure}, expected 1e-12 to 1, e.g. 1e-3")
+
+
+def _check_budget(budget: float, fill: bool, checkpoint: Path | str | None) -> None:
+    """What does not go with a time budget: it would be another run each time, or have nothing to do."""
+    if not 0 <= budget < math.inf:
+        raise ParameterError(f"measure: the budget is {budget}, expected seconds, e.g. 600, or None for all norms")
+    if fill:
+        raise ParameterError("measure: fill=True measures no pairs, so there is nothing to spend a budget on; pass one")
+    if checkpoint is not None or processes.world() > 1:
+        what = "a checkpoint" if checkpoint is not None else f"{processes.world()} processes"
+        raise ParameterError(
+            f"measure: a budget was given together with {what}, but which pairs are measured depends on the clock, so "
+            "that runs do not fit together; pass budget=None, or one process without checkpoint"
+        )
 
 
 def _require_separate(batch: Batch, values: Tensor, bound: Bound, output: Tensor) -> None:

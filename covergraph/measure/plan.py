@@ -116,9 +116,9 @@ def _closed(graph: ComputationGraph, w: str, a: str) -> Method | None:
     real = Segment.of(graph, w, a)
     reached = {a}
     for inner in real.nodes:
-        if inner.kind == "float" and not reached.isdisjoint(inner.inputs):
+        if inner.kind != "integer" and not reached.isdisjoint(inner.inputs):
             reached.add(inner.name)
-    if w not in reached or graph[a].kind != "float":
+    if w not in reached or graph[a].kind == "integer":
         return "zero"
     if len(real.nodes) == 1 and node.inputs.count(a) == 1 and isinstance(node.operation, CLOSED):
         return "edge"

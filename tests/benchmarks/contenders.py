@@ -7,9 +7,9 @@ Golub-Kahan-Lanczos approach the norm from below, and nothing says how far they 
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
 
 import torch
+from machine import clock
 from torch import Tensor
 from torch.func import jacfwd, jacrev, vmap
 
@@ -41,8 +41,8 @@ class Products:
 def power_iteration(f: Map, x: Tensor, steps: int, seed: int = 0) -> Tensor:
     """||J v|| after `steps` times v = J' J v / ||J' J v||: (batch,)."""
     products = Products(f, x)
-    v = _normalized(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)))[0]
-    norms = torch.zeros(len(x))
+    v = _random_start(x, seed)
+    norms = x.new_zeros(len(x))
     for _ in range(steps):
         y = products.push(v)
         norms = y.flatten(1).norm(dim=1)
@@ -56,8 +56,8 @@ def golub_kahan_lanczos(f: Map, x: Tensor, steps: int, seed: int = 0) -> Tensor:
     No more steps than the smaller dimension; a length that is rounding of the lengths before ends its row's recurrence.
     """
     products = Products(f, x)
-    v = _normalized(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)))[0]
-    u, beta = torch.zeros_like(products.y), torch.zeros(len(x))
+    v = _random_start(x, seed)
+    u, beta = torch.zeros_like(products.y), x.new_zeros(len(x))
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
     for _ in range(min(steps, x[0].numel(), products.y[0].numel())):
@@ -69,6 +69,10 @@ def golub_kahan_lanczos(f: Map, x: Tensor, steps: int, seed: int = 0) -> Tensor:
     if len(alphas) > 1:
         bidiagonal = bidiagonal + torch.diag_embed(torch.stack(betas[:-1], 1), 1)
     return torch.linalg.svdvals(bidiagonal)[:, 0]
+
+
+def _random_start(x: Tensor, seed: int) -> Tensor:
+    return _normalized(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x))[0]
 
 
 def _column(lengths: Tensor, like: Tensor) -> Tensor:
@@ -85,11 +89,11 @@ def _normalized(vectors: Tensor, before: list[Tensor] | None = None) -> tuple[Te
 
 
 def dense(f: Map, x: Tensor, forward: bool = False) -> tuple[Tensor, float, float]:
-    """Norms of Jacobians formed by `vmap(jacrev)`, or jacfwd, (batch,); seconds for them and for the singular values."""
-    start = perf_counter()
+    """Norms of Jacobians by `vmap(jacrev)`, or jacfwd, (batch,); seconds for these and for the singular values."""
+    start = clock(x.device.type)
     derivative = jacfwd if forward else jacrev
     jacobian = vmap(derivative(lambda one: f(one[None])[0]))(x)
     matrices = jacobian.reshape(len(x), -1, x[0].numel())
-    formed = perf_counter()
+    formed = clock(x.device.type)
     norms: Tensor = torch.linalg.matrix_norm(matrices, ord=2)
-    return norms, formed - start, perf_counter() - formed
+    return norms, formed - start, clock(x.device.type) - formed

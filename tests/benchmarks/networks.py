@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,11 @@ class Case:
     def __post_init__(self) -> None:
         nn.Sequential(self.stem, *self.stages, self.head).eval().requires_grad_(False)
 
+    def to(self, device: str) -> Case:
+        """The same on a device."""
+        nn.Sequential(self.stem, *self.stages, self.head).to(device)
+        return replace(self, inputs=self.inputs.to(device))
+
     @property
     def pairs(self) -> list[Ends]:
         """All pairs of boundaries."""
@@ -48,7 +54,7 @@ class Case:
     @cached_property
     def boundaries(self) -> list[Tensor]:
         """The values at the boundaries in single precision, one row a sample."""
-        return _boundaries(self, self.inputs)
+        return _boundaries(self.stem, self.stages, self.inputs)
 
     def size(self, boundary: int) -> int:
         """The dimension of a boundary."""
@@ -56,14 +62,13 @@ class Case:
 
     def traced(self) -> Traced:
         """The graph in double precision, with the boundaries found among its nodes by their values."""
-        model = nn.Sequential(self.stem, *self.stages, self.head).double()
+        model = copy.deepcopy(nn.Sequential(self.stem, *self.stages, self.head)).double()
         few = self.inputs[:2].double()
         graph = trace(model, few)
         context = Context(graph.state(state_of(model)))
         with torch.no_grad():
             values = evaluate(graph, context, graph.named_inputs([few]), {})
-            names = [_same(values, wanted) for wanted in _boundaries(self, few)]
-        model.float()
+            names = [_same(values, wanted) for wanted in _boundaries(model[0], model[1:-1], few)]
         return Traced(graph, context, names)
 
 
@@ -76,17 +81,17 @@ class Traced:
     names: Sequence[str]
 
 
-def _boundaries(case: Case, inputs: Tensor) -> list[Tensor]:
+def _boundaries(stem: nn.Module, stages: Iterable[nn.Module], inputs: Tensor) -> list[Tensor]:
     with torch.no_grad():
-        found = [case.stem(inputs)]
-        for stage in case.stages:
+        found = [stem(inputs)]
+        for stage in stages:
             found.append(stage(found[-1]))
     return found
 
 
-def _same(values: Mapping[str, Tensor], wanted: Tensor) -> str:
-    """The first node with these values."""
-    fitting = (name for name, value in values.items() if value.shape == wanted.shape)
+def _same(values: dict[str, Tensor], wanted: Tensor) -> str:
+    """The last node with these values."""
+    fitting = (name for name in reversed(values) if values[name].shape == wanted.shape)
     return next(name for name in fitting if torch.allclose(values[name], wanted, rtol=1e-9, atol=1e-12))
 
 
@@ -95,7 +100,7 @@ def mlp(quick: bool = False, depth: int = 5, samples: int = 512) -> Case:
     torch.manual_seed(0)
     wide, width, samples = (64, 32, 64) if quick else (784, 256, samples)
     widths = [wide, *[width] * depth]
-    stages = [nn.Sequential(nn.Linear(i, o), nn.Tanh()) for i, o in zip(widths, widths[1:], strict=False)]
+    stages = [nn.Sequential(nn.Linear(i, o), nn.Tanh()) for i, o in pairwise(widths)]
     title = f"MLP, tanh, {wide}-{width}x{depth}, {samples} samples"
     return Case("a", title, nn.Identity(), stages, nn.Identity(), torch.randn(samples, wide))
 

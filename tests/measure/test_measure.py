@@ -168,6 +168,24 @@ def test_small_memory_gives_the_same_measurements(monkeypatch: pytest.MonkeyPatc
     )
 
 
+@each_network
+def test_jacobians_in_single_precision_have_certified_norms(name: str) -> None:
+    net = NETWORKS[name]()
+    bound = net.bound("paper")
+    found = measure(bound, net.module, net.loader(N, 4), dtype=torch.float32)
+    exact = measure(bound, net.module, net.loader(N, 4))
+    _, pairs = truth_of(net)
+    assert found.dtype == "float32" and found.failure == 0
+    for pair, values in pairs.items():
+        at = found.pairs[pair]
+        assert at.lower <= max(values) <= at.upper <= 1.0101 * at.lower + 1e-250
+        assert (found.pair_values[pair] >= np.array(values) * (1 - FORWARD)).all()
+        assert at.kind == ("certified" if found.ways[pair] == "dense" else "exact")
+    assert {v: at.upper for v, at in found.hidden.items()} == {v: at.upper for v, at in exact.hidden.items()}
+    assert any(at.upper != exact.pairs[pair].upper for pair, at in found.pairs.items())
+    bound.evaluate(found)
+
+
 def test_losses_of_the_user_are_measured_instead_of_margins() -> None:
     net = mlp()
     brier = LipschitzLoss(lambda h, y: ((h - nn.functional.one_hot(y, 3)) ** 2).sum(1).clamp(0, 1), 2.0)
