@@ -71,7 +71,6 @@ class Engine:
         along = filled_norms(self.graph, values, self.context, long) if long else {}
         rows = len(defined)
         for pair, way in plan.way.items():
-            w, a = pair
             if way == "zero":
                 upper, low = torch.zeros(rows, dtype=torch.float64), 0.0
             elif way == "dense":
