@@ -62,6 +62,7 @@ def analyze(
     failure: float = 1e-3,
     memory: int = 2**30,
     checkpoint: Path | str | None = None,
+    budget: float | None = None,
     condition_quantile: float | Literal["auto"] = "auto",
     progress: bool | None = None,
 ) -> Analysis:
@@ -73,7 +74,8 @@ def analyze(
     Norms of Jacobians: small ones are formed, of others the upper end is within `width` of the lower one, from random
     starts that fail with probability `failure` (Lemma 21). `exact` forms all; `fill` bounds all by products along edges
     (Proposition 2), which is cheap, but larger. `memory`: bytes that a block of samples may take; `checkpoint`: a
-    folder, from which a run that was stopped goes on. See `measure`; `condition_quantile`: see `choose`.
+    folder, from which a run that was stopped goes on; `budget`: seconds, after which what was measured has to do. See
+    `measure`; `condition_quantile`: see `choose`.
 
     With probability at least 1 - delta over the sample, less `failure` over the random starts if there were any, the
     certificate's value bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
@@ -84,7 +86,7 @@ def analyze(
     bound = derive(augment(graph, loss, mode))
     measurements = measure(
         bound, model, loader, init_model=init_model, device=device, exact=exact, fill=fill, width=width,
-        failure=failure, memory=memory, checkpoint=checkpoint, progress=progress,
+        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, progress=progress,
     )
     parameters = choose(bound, measurements, condition_quantile=condition_quantile)
     return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))

@@ -139,6 +139,9 @@ def report(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder of finished work, from which a run that was stopped goes on.")
     ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds for measuring: those norms first that move the bound most.")
+    ] = None,
     pdf: Annotated[bool, typer.Option(help="Compile the report if TeX is installed.")] = True,
 ) -> None:
     """Write the report of a network of your own on its training sample."""
@@ -152,7 +155,7 @@ def report(
         loader = DataLoader(sample, batch_size=BATCH)
         analysis = analyze(
             network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode), exact=exact, fill=fill,
-            width=width, memory=memory * 2**20, checkpoint=checkpoint,
+            width=width, memory=memory * 2**20, checkpoint=checkpoint, budget=budget,
         )
         row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)
         _show_rows(console, [row])

@@ -117,7 +117,8 @@ def picture(found: Measurements, name: str, parameters: int) -> Figure:
     for i in shown:
         axes.annotate(f"{refined[i]}", (seconds[i], normalized[i]), xytext=(3, 5), textcoords="offset points")
     axes.set_yscale("log")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.06 * seconds[-1])
+    axes.margins(y=0.1)
     axes.set_xlabel("seconds")
     axes.set_ylabel("$C/\\sqrt{n}$")
     axes.set_title(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, evaluate, state_of
+from covergraph.passes.lower import lower
 from covergraph.tracers import trace
 
 Ends = tuple[int, int]
@@ -64,7 +65,7 @@ class Case:
         """The graph in double precision, with the boundaries found among its nodes by their values."""
         model = copy.deepcopy(nn.Sequential(self.stem, *self.stages, self.head)).double()
         few = self.inputs[:2].double()
-        graph = trace(model, few)
+        graph = lower(trace(model, few))  # as `measure` gets it from `augment`
         context = Context(graph.state(state_of(model)))
         with torch.no_grad():
             values = evaluate(graph, context, graph.named_inputs([few]), {})
