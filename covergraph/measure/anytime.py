@@ -21,7 +21,7 @@ from torch import Tensor
 from covergraph.errors import MarginError, ParameterError
 from covergraph.measure.collect import EXACT
 from covergraph.measure.engine import Engine
-from covergraph.measure.jacobians import _needed_edges, edge_norms
+from covergraph.measure.jacobians import edge_norms, needed_edges
 from covergraph.measure.levels import Levels
 from covergraph.measure.passes import Found, Samples, Speed, clock
 from covergraph.measure.plan import RANDOM, STEPS
@@ -92,7 +92,7 @@ class Refinement:
     def _levels(self) -> Levels:
         """One pass: norms of edges, from which all others are filled in, and guesses on a few samples."""
         graph, pairs = self.plan.graph, self.plan.pairs
-        edges = dict.fromkeys(_needed_edges(graph, pairs), 0.0)
+        edges = dict.fromkeys(needed_edges(graph, pairs), 0.0)
         with torch.no_grad():
             for start, values, defined in self.samples:
                 for edge, ends in edge_norms(graph, values, self.engine.context, edges).items():

@@ -40,6 +40,7 @@ class Engine:
     """Measures the pairs of `plan`: upper ends are at most `width` times the lower end of the largest norm of a pair.
 
     `failure`: with how much probability some of the random starts may fail, all pairs together; `seed` keys them.
+    `dtype`: in which precision Jacobians are formed; `memory`: bytes that they may take.
     """
 
     plan: Plan
@@ -48,6 +49,7 @@ class Engine:
     failure: float = 1e-3
     seed: int = 0
     dtype: torch.dtype = torch.float64
+    memory: int = 2**30
     _fixed: dict[Pair, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -106,10 +108,11 @@ class Engine:
         allowed = min((self.width - 1) / (self.width + 1), ALLOWED)
         found: dict[Pair, tuple[Tensor, float]] = {}
         if self.dtype == torch.float32:
-            single = single_norms(self.graph, values, self.context, pairs, allowed)
+            single = single_norms(self.graph, values, self.context, pairs, allowed, self.memory // 2)
             found = {pair: (ends, allowed) for pair, ends in single.items() if bool(torch.isfinite(ends).all())}
         left = [pair for pair in pairs if pair not in found]
-        for (w, a), ends in (pair_norms(self.graph, values, self.context, left) if left else {}).items():
+        double = pair_norms(self.graph, values, self.context, left, self.memory // 2) if left else {}
+        for (w, a), ends in double.items():
             found[w, a] = ends, rounding(torch.float64, self.graph[w].size, self.graph[a].size)
         return found
 

@@ -42,27 +42,38 @@ def total_derivatives(
             yield node.name, result.reshape(*result.shape[:2], -1).transpose(1, 2)
 
 
-def pair_norms(graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair]) -> dict[Pair, Tensor]:
-    """Upper ends of ||D_{w<-a}(x)||_op for every pair and sample: (batch,) each."""
+def pair_norms(
+    graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair], memory: int | None = None
+) -> dict[Pair, Tensor]:
+    """Upper ends of ||D_{w<-a}(x)||_op for every pair and sample: (batch,) each; 0 for a path through integers only.
+
+    `memory`: bytes that the tangents of one chunk of samples may take, if that is less than `MEMORY`.
+    """
     by_source: dict[str, list[str]] = {}
     for w, a in pairs:
         by_source.setdefault(a, []).append(w)
-    norms: dict[Pair, list[Tensor]] = {pair: [] for pair in pairs}
+    value = next(iter(values.values()))
+    # Made beforehand: small results between large tangents would keep memory from being given back.
+    norms = {pair: value.new_zeros(len(value), dtype=context.dtype) for pair in pairs}
     for a, sinks in by_source.items():
-        for part in _chunks(graph, values, a):
+        for rows, part in chunks(graph, values, a, memory):
             for w, derivative in total_derivatives(graph, part, context, a, sinks):
                 slack = 1 + rounding(derivative.dtype, *derivative.shape[1:])
-                norms[w, a].append(spectral_norms(derivative) * slack)
-    nothing = next(iter(values.values())).new_zeros(len(next(iter(values.values()))), dtype=context.dtype)
-    return {pair: torch.cat(parts) if parts else nothing for pair, parts in norms.items()}  # none through integers
+                norms[w, a][rows] = spectral_norms(derivative) * slack
+    return norms
 
 
-def _chunks(graph: ComputationGraph, values: Values, source: str) -> Iterator[Values]:
+def chunks(
+    graph: ComputationGraph, values: Values, source: str, memory: int | None = None
+) -> Iterator[tuple[slice, Values]]:
+    """The values of so many samples that their tangents from `source` fit into the memory, one sample at least."""
     batch = values[source].shape[0]
     per_sample = values[source].element_size() * graph[source].size * sum(node.size for node in graph.nodes)
-    size = max(1, min(batch, MEMORY // max(per_sample, 1)))
+    limit = MEMORY if memory is None else min(memory, MEMORY)
+    size = max(1, min(batch, limit // max(per_sample, 1)))
     for start in range(0, batch, size):
-        yield {name: value[start : start + size] for name, value in values.items()}
+        rows = slice(start, start + size)
+        yield rows, {name: value[rows] for name, value in values.items()}
 
 
 def filled_norms(
@@ -76,7 +87,7 @@ def filled_norms(
     wanted: dict[str, list[str]] = {}
     for w, a in pairs:
         wanted.setdefault(w, []).append(a)
-    norms = edge_norms(graph, values, context, _needed_edges(graph, pairs))
+    norms = edge_norms(graph, values, context, needed_edges(graph, pairs))
     edges = {edge: norm.double().cpu().numpy() for edge, norm in norms.items()}
     last = {u: x for x, u in edges}
     slack = 1 + rounding(torch.float64, 1, len(graph))
@@ -111,7 +122,7 @@ def _fill_in(
         total[above] += np.where(np.isnan(term), np.inf, term)
 
 
-def _needed_edges(graph: ComputationGraph, pairs: Sequence[Pair]) -> Iterator[Pair]:
+def needed_edges(graph: ComputationGraph, pairs: Sequence[Pair]) -> Iterator[Pair]:
     """The edges (x, u) that lie on a path of a wanted pair."""
     reach = (graph.reach | np.eye(len(graph), dtype=bool)).astype(np.float32)
     wanted = np.zeros_like(reach)

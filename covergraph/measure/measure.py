@@ -110,9 +110,9 @@ def measure(
         chosen = plan(graph, pairs, first.census.n, memory, "exact" if exact else "auto")
         if not fill:
             warn_of_hours(chosen, first.census.n)
-        engine = Engine(chosen, context, width, failure, seed, dtype)
+        engine = Engine(chosen, context, width, failure, seed, dtype, memory)
         job = Job(bound, context, None if fill else engine, where, keep=first.census.n * len(pairs) <= KEPT)
-        settings = f"width {width!r}, failure {failure!r}, seed {seed}, {dtype}, fill={fill}"
+        settings = f"width {width!r}, failure {failure!r}, seed {seed}, {dtype}, fill={fill}, memory {memory}"
         own = identity(bound, chosen, first, settings, where)
         team.require_same({key: entry for key, entry in own.items() if key != "machine"})
         shares = team.together(

@@ -186,7 +186,7 @@ def _operations(graph: ComputationGraph, node: Node) -> float:
 
 def _block(graph: ComputationGraph, n: int, memory: int) -> int:
     """So many samples that values, derivatives and a few vectors fit into the memory."""
-    per_sample = 8 * 3 * sum(node.size for node in graph.nodes)
+    per_sample = 8 * 6 * sum(node.size for node in graph.nodes)
     if memory < 2**20:
         raise ParameterError(f"measure: the memory is {memory} bytes, expected at least {2**20}")
     return max(1, min(n, ROWS, memory // per_sample))

@@ -19,7 +19,7 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, identity_tangents
 from covergraph.graph.node import Node
 from covergraph.measure import single_curved as single_curved  # registers its rules
-from covergraph.measure.jacobians import Values, _chunks, _needed_edges, edge_norms
+from covergraph.measure.jacobians import Values, chunks, edge_norms, needed_edges
 from covergraph.measure.single_products import dense_ends, frobenius
 from covergraph.measure.single_rules import Rounded, rounded
 from covergraph.values import Pair
@@ -29,12 +29,18 @@ ABOVE = 1 + 2.0**-40
 
 
 def single_norms(
-    graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair], allowed: float
+    graph: ComputationGraph,
+    values: Values,
+    context: Context,
+    pairs: Sequence[Pair],
+    allowed: float,
+    memory: int | None = None,
 ) -> dict[Pair, Tensor]:
     """Upper ends of ||D_{w<-a}(x)||_op for every pair and sample: (batch,) each, in double precision.
 
     They hold for the exact product of the local Jacobians as double precision has them. Infinite where the upper end is
     more than `allowed` (relative) above the norm as computed, or where an operation on the way has no rule.
+    `memory`: as for `pair_norms`.
     """
     device = next(iter(values.values())).device
     batch = len(next(iter(values.values())))
@@ -43,22 +49,17 @@ def single_norms(
     by_source: dict[str, list[str]] = {}
     for w, a in pairs:
         by_source.setdefault(a, []).append(w)
-    found: dict[Pair, Tensor] = {}
+    # Made beforehand, as in `pair_norms`; 0 for a path through integers only.
+    found = {pair: torch.zeros(batch, dtype=torch.float64, device=device) for pair in pairs}
     with plain_sums(device.type):
         chain = _Chain.of(graph, values, context, pairs)
         for node in reversed(graph.nodes):
             a, sinks = node.name, by_source.get(node.name, ())
-            parts: dict[str, list[Tensor]] = {w: [] for w in sinks}
-            start = 0
-            for part in _chunks(graph, values, a) if sinks else ():
-                rows = slice(start, start := start + len(part[a]))
+            for rows, _ in chunks(graph, values, a, memory) if sinks else ():
                 for w, computed, lost in chain.derivatives(a, sinks, rows):
-                    parts[w].append(_upper(computed, lost, allowed))
-            for w in sinks:
-                zero = torch.zeros(batch, dtype=torch.float64, device=device)  # no path but through integers
-                found[w, a] = torch.cat(parts[w]) if parts[w] else zero
+                    found[w, a][rows] = _upper(computed, lost, allowed)
             chain.learn(a, found)
-    return {pair: found[pair] for pair in pairs}
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class _Chain:
     @staticmethod
     def of(graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair]) -> _Chain:
         """The rules of all operations on paths of the pairs."""
-        needed = list(_needed_edges(graph, pairs))
+        needed = list(needed_edges(graph, pairs))
         rules: dict[str, Rounded | None] = {}
         for x in dict.fromkeys(x for x, _ in needed):
             node = graph[x]

@@ -145,7 +145,16 @@ def test_one_chunk_holds_one_sample_at_least(monkeypatch: pytest.MonkeyPatch) ->
     net = mlp()
     _, values, _ = run(net, 5)
     monkeypatch.setattr(jacobians, "MEMORY", 1)
-    assert [len(part["x"]) for part in jacobians._chunks(net.graph, values, "x")] == [1] * 5
+    assert [len(part["x"]) for _, part in jacobians.chunks(net.graph, values, "x")] == [1] * 5
+
+
+def test_chunks_respect_a_smaller_memory_than_the_usual_one() -> None:
+    net = mlp()
+    _, values, _ = run(net, 5)
+    entries = net.graph["x"].size * sum(node.size for node in net.graph.nodes)
+    two = [rows for rows, _ in jacobians.chunks(net.graph, values, "x", memory=2 * 8 * entries)]
+    assert two == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    assert len(list(jacobians.chunks(net.graph, values, "x"))) == 1
 
 
 @examples(40)
