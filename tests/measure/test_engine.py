@@ -51,10 +51,13 @@ def test_ends_hold_the_norms_of_every_pair_of_random_graphs(case: Case, wanted: 
     along = filled_norms(case.graph, values, context, pairs)
     for pair in pairs:
         dense, upper = truth(case, pair), found.upper[pair]
-        floor = 1e-13 * float(along[pair].max()) + 1e-250  # where paths cancel
+        whole = float(along[pair].max())
+        floor = 1e-13 * whole + 1e-250  # where paths cancel
         assert (upper >= dense * (1 - 1e-10) - floor).all(), (pair, engine.plan.way[pair])
         assert found.lower[pair] <= float(dense.max()) * (1 + 1e-9) + floor
-        assert float(upper.max()) <= width * found.lower[pair] * (1 + 1e-9) + floor
+        if float(dense.max()) > 1e-6 * whole:  # else rounding may forbid to come so close
+            assert float(upper.max()) <= width * found.lower[pair] * (1 + 1e-9) + floor
+        assert float(upper.max()) <= max(width * float(dense.max()), whole) * (1 + 1e-9) + floor
 
 
 def wide(samples: int) -> Case:
