@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["exact", "certified", "estimate"]
-"""exact: the value up to rounding in double precision; certified: [lower, upper] encloses the value, as exactly;
-estimate: neither end is guaranteed (never used in a certificate).
+Kind = Literal["exact", "certified"]
+"""exact: the value up to rounding in double precision; certified: [lower, upper] encloses the value, as exactly.
 
 The ends enclose the rounding of the norm itself. The entries of its matrix are taken as computed in double precision;
 the certificate allows for a relative error of 1e-9 of each sample's norms (`bound.rademacher.ROUNDING`)."""
@@ -75,7 +74,7 @@ class Measurements:
     data-only nodes; shared[g]: ||theta - theta_0||_1 of the parameters that the nodes of a group share; loss: the loss
     of the bound. The per-sample arrays (n,) hold upper ends of norms, and lower ends of the q_c of conditions;
     `margins` is None for a user's own loss, whose values are then in `losses`. `filled`: pair norms are bounded by
-    products along edges (Proposition 2). `failure`: the largest norms hold but with this probability over the random
+    products along edges (Proposition 2). `failure`: the largest norms hold except with this probability over the random
     starts (Lemma 21; 0 if there were none); `width`: what upper/lower was aimed at. `ways`: how each pair was measured;
     `steps`: of Lanczos, all samples together. `curve`: with a time budget, the bound against the seconds spent. Of
     very many samples and pairs `pair_values` is empty: then only the largest norms are known.

@@ -217,6 +217,18 @@ def two_inputs(seed: int = 0) -> Network:
     return network(TwoInputs(), nodes, normal((3,), (2,)))
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer with one weight for all times, the last of them read by a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.RNN(2, 3, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.rnn(x)[0][:, -1])
+        return result
+
+
 class Convolutional(Marked):
     """A strided, dilated, grouped convolution, a pool with padding, a second convolution, a linear layer."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy
 
-from covergraph.bound.checks import check_kinds, check_membership, check_same_model, lookup, price
+from covergraph.bound.checks import check_membership, check_same_model, lookup, price
 from covergraph.bound.constants import ReleaseLipschitz, release_lipschitz
 from covergraph.bound.derive import Bound, Contribution, Group
 from covergraph.bound.numeric import delta_numeric
@@ -160,7 +160,6 @@ def certify(
     """Evaluate Theorem 3 at the parameters (see `Bound.evaluate`)."""
     check_same_model(bound, measurements)
     check_delta(delta)
-    check_kinds(measurements)
     check_membership(measurements, parameters)
     numeric = delta_numeric(bound, measurements, parameters, delta)
     tau = loss_slope(bound, parameters)

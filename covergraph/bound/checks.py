@@ -84,16 +84,6 @@ def check_same_model(bound: Bound, measurements: Measurements) -> None:
         )
 
 
-def check_kinds(measurements: Measurements) -> None:
-    """An estimate must not enter a certificate."""
-    for name, value in [*measurements.hidden.items(), *measurements.pairs.items()]:
-        if value.kind == "estimate":
-            raise ParameterError(
-                f"bound: the norm of {name!r} is an estimate ({measurements.dtype}), expected an exact or certified "
-                "number"
-            )
-
-
 def check_membership(measurements: Measurements, parameters: Parameters) -> None:
     """The class radii a, b, t must not be below the measured distances (rounding aside)."""
     for name, distance in measurements.shared.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from covergraph.errors import BatchMixingError, LabelError, ParameterError
+from covergraph.errors import BatchMixingError, LabelError
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss
 from covergraph.measure import processes
 from covergraph.measure.anytime import Refinement
+from covergraph.measure.arguments import check_arguments
 from covergraph.measure.blocks import (
     CONDITION,
     LOSS,
@@ -34,7 +34,7 @@ from covergraph.measure.blocks import (
     same_bits,
     tops_of,
 )
-from covergraph.measure.checkpoint import Checkpoint, going_on, identity, opened, require_folder
+from covergraph.measure.checkpoint import Checkpoint, going_on, identity, opened
 from covergraph.measure.collect import cast, collect
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
 from covergraph.measure.cost import require_affordable, warn_of_hours
@@ -78,7 +78,7 @@ def measure(
     reference weights that do not depend on the sample (the initialization), else 0.
 
     Norms of pairs: small Jacobians are formed, their singular values are exact. Of others the upper end is at most
-    `width` times the lower one, and all upper ends hold but with probability `failure` over random starts that `seed`
+    `width` times the lower one, and all of them hold except with probability `failure` over random starts that `seed`
     makes (Lemma 21); the certificate adds it to delta. `exact`: form all Jacobians. `fill`: measure edges only and
     fill in the pairs by Proposition 2 (cheap, valid, larger). `dtype`: in which precision Jacobians are formed; all
     else is done in float64. `memory`: bytes that one block of samples may take. `budget`: seconds; all pairs are filled
@@ -90,13 +90,8 @@ def measure(
     """
     began, graph = clock(), bound.graph
     with processes.team() as team:
-        _check_target(device, dtype)
-        _check_numbers(width, failure)
-        if budget is not None:
-            _check_budget(budget, fill, checkpoint)
-            fill = True  # in the first pass
-        if checkpoint is not None:
-            require_folder(Path(checkpoint))
+        check_arguments(device, dtype, width, failure, budget, fill, checkpoint)
+        fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
         require_same_weights(bound.augmented.source, model)
         if init_model is not None:
@@ -220,38 +215,6 @@ def _check_pass(bound: Bound, model: Any, context: Context, loader: Iterable[Any
         if isinstance(model, torch.nn.Module):
             require_same_function(graph, model, batch)
     return FirstPass(seen, order.digest(), size / seen.n)
-
-
-def _check_target(device: torch.device | str | None, dtype: torch.dtype) -> None:
-    """Raise `ParameterError` for a dtype or a device on which nothing can be measured."""
-    if dtype not in (torch.float64, torch.float32):
-        raise ParameterError(f"measure: the dtype is {dtype}, expected torch.float64 or torch.float32")
-    try:
-        torch.zeros(1, device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ParameterError(f"measure: the device {device!r} cannot be used ({reason}); try device='cpu'") from None
-
-
-def _check_numbers(width: float, failure: float) -> None:
-    if not 1.0001 <= width < 100:
-        raise ParameterError(f"measure: the width is {width}, expected upper/lower from 1.0001 on, e.g. 1.01")
-    if not 1e-12 <= failure < 1:
-        raise ParameterError(f"measure: the failure probability is {failure}, expected 1e-12 to 1, e.g. 1e-3")
-
-
-def _check_budget(budget: float, fill: bool, checkpoint: Path | str | None) -> None:
-    """What does not go with a time budget: it would be another run each time, or have nothing to do."""
-    if not 0 <= budget < math.inf:
-        raise ParameterError(f"measure: the budget is {budget}, expected seconds, e.g. 600, or None for all norms")
-    if fill:
-        raise ParameterError("measure: fill=True measures no pairs, so there is nothing to spend a budget on; pass one")
-    if checkpoint is not None or processes.world() > 1:
-        what = "a checkpoint" if checkpoint is not None else f"{processes.world()} processes"
-        raise ParameterError(
-            f"measure: a budget was given together with {what}, but which pairs are measured depends on the clock, so "
-            "that runs do not fit together; pass budget=None, or one process without checkpoint"
-        )
 
 
 def _require_separate(batch: Batch, values: Tensor, bound: Bound, output: Tensor) -> None:

@@ -112,15 +112,10 @@ def _between(graph: ComputationGraph, w: str, a: str) -> np.ndarray:
 
 def _closed(graph: ComputationGraph, w: str, a: str) -> Method | None:
     """The way of a pair without choice: no real path, or one edge with a closed form."""
-    node = graph[w]
-    real = Segment.of(graph, w, a)
-    reached = {a}
-    for inner in real.nodes:
-        if inner.kind != "integer" and not reached.isdisjoint(inner.inputs):
-            reached.add(inner.name)
-    if w not in reached or graph[a].kind == "integer":
+    node, nodes = graph[w], Segment.of(graph, w, a).nodes
+    if not nodes:
         return "zero"
-    if len(real.nodes) == 1 and node.inputs.count(a) == 1 and isinstance(node.operation, CLOSED):
+    if len(nodes) == 1 and node.inputs.count(a) == 1 and isinstance(node.operation, CLOSED):
         return "edge"
     return None
 

@@ -13,7 +13,7 @@ import pandas as pd
 from covergraph.bound.paper import PaperValue
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.report.numbers import confidence, percent, plain
-from covergraph.values import Kind, Measurement, Measurements
+from covergraph.values import Measurement, Measurements
 
 if TYPE_CHECKING:
     from covergraph.bound.certificate import Certificate
@@ -103,8 +103,7 @@ def condition(data: Measurements, name: str) -> Measurement:
     positive = values[values > 0]
     smallest = float(positive.min()) if len(positive) else 0.0
     sample = int(np.flatnonzero(values == smallest)[0])
-    kind: Kind = "certified" if data.dtype == "float64" else "estimate"
-    return Measurement(smallest, smallest, kind, f"lower end; {fails} of {data.n} samples fail", sample)
+    return Measurement(smallest, smallest, "certified", f"lower end; {fails} of {data.n} samples fail", sample)
 
 
 def measurements_frame(certificate: Certificate) -> pd.DataFrame:

@@ -33,8 +33,8 @@ def ways(data: Measurements) -> str:
     text = "How the norms of total derivatives were measured:"
     if data.failure:
         text = (
-            rf"The upper ends of the largest norms of all pairs hold but with probability ${tex(data.failure)}$ over "
-            rf"random starts (Lemma 21); upper/lower was aimed at ${tex(data.width, 6)}$. {text}"
+            rf"The upper ends of the largest norms of all pairs hold except with probability ${tex(data.failure)}$ "
+            rf"over random starts (Lemma 21); upper/lower was aimed at ${tex(data.width, 6)}$. {text}"
         )
     return paragraphs(text, table("lp{0.5\\linewidth}rrr", header, rows))
 

@@ -9,11 +9,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from handmade import NETWORKS
+from handmade import NETWORKS, Recurrent
 from hypothesis import given
 from measured import measured
 from strategies import examples
-from torch import Tensor, nn
 
 from covergraph.bound.certificate import certify
 from covergraph.bound.choose import choose
@@ -27,18 +26,6 @@ from covergraph.values import Measurements, Pair, Parameters
 
 STEP = 1e-4
 made: dict[Any, tuple[Bound, Measurements, Parameters]] = {}
-
-
-class Recurrent(nn.Module):
-    """Two times of a recurrent layer with one weight, the second one read by a matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn, self.head = nn.RNN(2, 3, batch_first=True), nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.head(self.rnn(x)[0][:, -1])
-        return result
 
 
 def case(name: str, mode: Mode) -> tuple[Bound, Measurements, Parameters]:

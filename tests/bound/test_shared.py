@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from handmade import Recurrent
 from oracles import Theorem2
 from prober import sample_norms
 from release import places
 from strategies import Builder, Case
-from torch import Tensor, nn
+from torch import Tensor
 
 from covergraph.bound.certificate import Certificate, _Numbers
 from covergraph.bound.constants import release_lipschitz
@@ -54,18 +55,6 @@ def tied(name: str, seed: int) -> Case:
         last = builder.add(operation, last, name=f"shared{t}", parameters=parameters)
         last = builder.smooth(function, last)
     return Case(builder.graph(builder.flat(last)), builder.state, (builder.normal(1, *shape),))
-
-
-class Recurrent(nn.Module):
-    """Three times of a recurrent layer, the last of them read by a matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn, self.head = nn.RNN(2, 3, batch_first=True), nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.head(self.rnn(x)[0][:, -1])
-        return result
 
 
 def recurrent(seed: int, n: int = 1) -> Case:

@@ -20,7 +20,7 @@ from covergraph.bound.derive import Bound, derive
 from covergraph.errors import LoaderChangedError, ParameterError
 from covergraph.graph import operations as op
 from covergraph.graph.function_rows import LOG
-from covergraph.measure import processes
+from covergraph.measure import arguments, processes
 from covergraph.measure.engine import Engine, Norms
 from covergraph.measure.measure import measure
 from covergraph.measure.plan import STEPS, plan
@@ -280,4 +280,4 @@ def test_what_does_not_go_with_a_budget_is_refused(tmp_path: Any, monkeypatch: p
         refined(mlp(), 1.0, fill=True)
     monkeypatch.setattr(processes, "world", lambda: 2)
     with pytest.raises(ParameterError, match=r"2 processes.*depends on the clock"):
-        MEASURE._check_budget(1.0, False, None)
+        arguments._check_budget(1.0, False, None)

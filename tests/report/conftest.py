@@ -25,7 +25,7 @@ def user_loss() -> Certificate:
 
 @pytest.fixture(scope="session")
 def started() -> Certificate:
-    """Its norms hold but with the probability 0.001 over random starts."""
+    """Its norms hold except with the probability 0.001 over random starts."""
     with random_starts():
         return certificate(sequential())
 

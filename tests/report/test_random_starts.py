@@ -99,7 +99,7 @@ def test_ways_are_counted(started: Certificate) -> None:
         assert 0 <= float(ratio) - max(m.upper / m.lower for m in ends) <= 1e-5 + 1e-12
         assert bool(steps.strip()) == (name == "lanczos")
     assert int(rows["lanczos"].split("$")[3]) == sum(data.steps.values()) > 0
-    assert "but with probability $0.001$" in ways(data) and r"aimed at $1.01$" in ways(data)
+    assert "except with probability $0.001$" in ways(data) and r"aimed at $1.01$" in ways(data)
     assert ways(data) in document(started)
 
 
