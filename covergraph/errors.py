@@ -65,3 +65,7 @@ class CheckpointError(CovergraphError):
 
 class ProcessError(CovergraphError):
     """Processes that measure together do not agree, or one of them ended."""
+
+
+class TrajectoryError(CovergraphError):
+    """A training run cannot be watched, or a recorded one cannot be read, as asked."""

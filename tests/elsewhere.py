@@ -74,16 +74,18 @@ def watched(before: Callable[[int], None] = lambda start: None) -> Iterator[list
 
 
 def kills(folder: Path) -> None:
-    """Kill children at random moments, most of them while they write, then go on; prints what is left and equal."""
+    """Kill children, some of them while they write, the others at random moments; prints what is left and equal."""
     net, rng = NETWORKS["residual"](), random.Random(0)
     expected = measured(net, rows=1)
     left = 0
-    for _ in range(12):
-        already = len(list(folder.glob("*")))
+    for round_ in range(12):
+        done = finished(folder)
         child = started(net, folder)
-        while len(list(folder.glob("*"))) <= already + rng.randrange(3) and not ended(child):
+        while finished(folder) <= done and not ended(child):
             pass
-        time.sleep(rng.uniform(0, 0.003))
+        while round_ % 4 == 1 and not ended(child) and not stopped_while_writing(folder, child):
+            pass
+        time.sleep(0 if round_ % 4 == 1 else rng.uniform(0, 0.003))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         left += len(list(folder.glob("*.part")))
@@ -107,6 +109,22 @@ def started(net: Network, folder: Path) -> int:
             os._exit(1)
         os._exit(0)
     return child
+
+
+def finished(folder: Path) -> int:
+    """How many whole files there are."""
+    return sum(path.suffix != ".part" for path in folder.glob("*"))
+
+
+def stopped_while_writing(folder: Path, child: int) -> bool:
+    """Stop the child after a moment; if no file is half written then, let it go on."""
+    time.sleep(0.002)
+    os.kill(child, signal.SIGSTOP)
+    os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    if any(folder.glob("*.part")):
+        return True
+    os.kill(child, signal.SIGCONT)
+    return False
 
 
 def ended(child: int) -> bool:
