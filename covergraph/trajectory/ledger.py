@@ -62,7 +62,7 @@ class Statement:
 
     A side is None where the ledger, or what was measured, lets nothing be said. `rounding`: by how much the rounding of
     the recorded numbers alone may break either side. `steps`: lower, value, upper and rounding by iteration where the
-    theorem holds step by step, NaN where a side says nothing. `details`: further numbers by name (beta, phi, gamma, ...).
+    theorem holds step by step, NaN where a side says nothing. `details`: further numbers by name (beta, phi, ...).
     """
 
     theorem: str
