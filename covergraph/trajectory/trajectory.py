@@ -13,7 +13,10 @@ from covergraph.errors import TrajectoryError
 from covergraph.values import Floats
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+    from matplotlib.figure import Figure
 
 COLUMNS: Mapping[str, str] = {
     "step": "t, counted from 0 by the optimizer's steps",
@@ -182,6 +185,25 @@ class Trajectory:
     def running_variance(self) -> Floats:
         """The variance of all iterates up to each border of `moments` (K,)."""
         return np.array([self.variance(0, int(stop)) for stop in self.moments.stops])
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trajectory:
+        """A trajectory from the file that a recorder wrote; raises `TrajectoryError` if it is none, or damaged."""
+        from covergraph.trajectory.file import load
+
+        return load(path)
+
+    def explain(self) -> str:
+        """What was watched, how far the bias went, and what λ_t was."""
+        from covergraph.report.trajectories import explain_trajectory
+
+        return explain_trajectory(self)
+
+    def plot(self) -> Figure:
+        """λ_t, a_t between Theorem 1's sides, lengths, loss and variance, as a matplotlib figure."""
+        from covergraph.report.trajectories import plot_trajectory
+
+        return plot_trajectory(self)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a step: the columns, and lambda, normalized, length, normalized_length, phi."""
