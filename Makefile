@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs mutation bench zoo clean
+.PHONY: help demo test lint docs mutation bench zoo trajectories clean
 
 help:
 	@echo "make demo      bounds of six networks trained on real images"
@@ -17,6 +17,8 @@ help:
 	@echo "make mutation  break the theorems' terms one by one; the tests must notice each"
 	@echo "make bench     timings and growth, beside other ways; some 25 minutes, results in build/bench"
 	@echo "make zoo       bounds of some 230 architectures, written to docs/coverage.md; may be interrupted"
+	@echo "make trajectories"
+	@echo "               the experiments on training, written to docs/trajectories.md; may be interrupted"
 	@echo "make clean     remove .venv, caches and builds"
 
 # An environment may serve another clone, or have moved with its folder: the stamp names the clone it was made for.
@@ -57,6 +59,12 @@ zoo: $(STAMP)
 	$(PY) -m pip install -q -c .ci/constraints.txt -e '.[dev,zoo]'
 	$(PY) tests/zoo/run.py --workers 2 --out build/zoo $(AGAIN)
 	$(PY) tests/zoo/run.py --report --out build/zoo
+
+# A run goes on where the last one stopped; its results are in build/trajectories.
+trajectories: export OMP_NUM_THREADS = 1
+trajectories: $(STAMP)
+	$(PY) -m pip install -q -c .ci/constraints.txt -e '.[dev,experiments]'
+	$(PY) docs/experiments/trajectories/run.py $(FULL)
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

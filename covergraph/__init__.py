@@ -1,6 +1,6 @@
 """covergraph: a symbolic covering engine for neural networks."""
 
-from covergraph.api import Analysis, analyze
+from covergraph.api import Analysis, TrajectoryRecorder, analyze
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
@@ -14,6 +14,7 @@ from covergraph.passes.augment import augment
 from covergraph.passes.coarsen import blocks, coarsen, merge_chains
 from covergraph.rules.calls import register
 from covergraph.tracers import TraceReport, trace, trace_report
+from covergraph.trajectory.trajectory import Trajectory
 from covergraph.values import Measurement, Measurements, Parameters
 
 __version__ = "0.1.0"
@@ -32,6 +33,8 @@ __all__ = [
     "Parameters",
     "ScalarFunction",
     "TraceReport",
+    "Trajectory",
+    "TrajectoryRecorder",
     "analyze",
     "augment",
     "blocks",

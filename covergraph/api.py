@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from covergraph.measure.loader import as_tensor
 from covergraph.measure.measure import measure
 from covergraph.passes.augment import augment
 from covergraph.tracers import as_module, trace
+from covergraph.trajectory.recorder import Recorder
 from covergraph.values import Measurements, Parameters
 
 
@@ -90,6 +92,66 @@ def analyze(
     )
     parameters = choose(bound, measurements, condition_quantile=condition_quantile)
     return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))
+
+
+class TrajectoryRecorder(Recorder):
+    """Records the trajectory of a layer's bias around any training loop, which stays as it is.
+
+    ```python
+    with covergraph.TrajectoryRecorder(model, optimizer, "run.trajectory") as recorder:
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+    recorder.trajectory
+    ```
+
+    The layer z = W h + b is the first with parameters on the traced graph; `layer` names another one, or a parameter,
+    of which moves and gradients are recorded alone. The model's output is the tensor that ε_t = ‖∂ℓ/∂ŷ‖ is read at;
+    `output` picks it where there are several. Passes without gradients leave no trace; several backward passes between
+    two steps count as one larger batch.
+
+    Args: `path`, the file (None: memory); it is written at every `flush` steps, fewer if the bias is large, and may be
+    read at any time, also after a kill. `every`: ∂ℓ/∂h and the spectrum of W are taken at every so many steps (default:
+    1, or what keeps it cheap: the layer's weights over 2^14, or its multiplications for the first batch over 2^20).
+    `product`: at every so many blocks, the bound of λ by worst-case constants, of the network in eval mode.
+    `active_rows`, `subspace` (n_1, k): the least gain of W is taken over the support of ∂ℓ/∂b at each step, or over the
+    span of the columns. `graph`: of the model, if it has been traced. `overwrite`: drop what is in the file.
+
+    The singular values of W^t are computed at the start of blocks, and enclosed between by Weyl's inequality. Raises
+    `TrajectoryError` where the layer cannot be watched, and at the first pass if the file exists and no state was
+    loaded. `state_dict` and `load_state_dict` are as in torch: kept with a checkpoint, the run resumes its file.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        path: Path | str | None = None,
+        *,
+        layer: str | None = None,
+        every: int | None = None,
+        flush: int = 100,
+        product: int | None = None,
+        active_rows: bool = False,
+        subspace: torch.Tensor | None = None,
+        output: str | int | None = None,
+        graph: ComputationGraph | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__(
+            model, optimizer, path, layer=layer, every=every, flush=flush, product=product, active_rows=active_rows,
+            subspace=subspace, output=output, graph=graph, overwrite=overwrite, trace=_trace_quietly,
+        )
+
+
+def _trace_quietly(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: str | int | None
+) -> ComputationGraph:
+    """The graph of a model in train mode, without the advice to call eval()."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return trace(model, args, kwargs, output=output)
 
 
 def _example(loader: Iterable[Any], model: nn.Module) -> tuple[torch.Tensor, ...]:

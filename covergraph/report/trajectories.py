@@ -45,7 +45,7 @@ def _plot_moves(ax: Axes, t: Trajectory) -> None:
     for divisor, label, style in ((t["top_upper"], r"$\lambda_t/\sigma_1$", ":"),
                                   (t["bottom_lower"], r"$\lambda_t/\sigma_{\min}$", "--")):
         side = np.divide(t.lam, divisor, out=np.full_like(t.lam, np.nan), where=divisor > 0)
-        if np.isfinite(side).any():
+        if np.isfinite(side).sum() > 0.9 * np.isfinite(t.lam).sum() > 0:
             x, (_, middle, _) = _binned(t["step"], side)
             ax.plot(x, middle, style, color=OURS, linewidth=1, label=label)
     if t.setting.plain:

@@ -32,8 +32,8 @@ def greedy_cover(X: Floats, radius: float) -> CoveringNumber:
     than `radius` apart). It says nothing of points that were not sampled.
     """
     points = _flat(X)
-    if not radius > 0:
-        raise TrajectoryError(f"greedy cover: radius {radius}, expected > 0")
+    if not 0 < radius < math.inf:
+        raise TrajectoryError(f"greedy cover: radius {radius}, expected > 0 and finite")
     distance, count = np.full(len(points), np.inf), 0
     while distance.max() > radius:
         distance = np.minimum(distance, np.linalg.norm(points - points[np.argmax(distance)], axis=1))
@@ -44,9 +44,9 @@ def greedy_cover(X: Floats, radius: float) -> CoveringNumber:
 
 def manifold_cover(radius: float, dimension: float, constant: float) -> CoveringNumber:
     """N = (C_M/r)^k of a C_M-regular k-manifold (Verma, COLT 2012); at least 1. C_M is the caller's."""
-    if not (radius > 0 and dimension > 0 and constant > 0):
+    if not all(0 < value < math.inf for value in (radius, dimension, constant)):
         raise TrajectoryError(
-            f"manifold cover: radius {radius}, dimension {dimension}, constant {constant}; expected all > 0"
+            f"manifold cover: radius {radius}, dimension {dimension}, constant {constant}; expected all > 0, finite"
         )
     what = f"(C_M/r)^k with k = {dimension:.3g} and C_M = {constant:.3g}: assumed, not measured"
     return CoveringNumber(max(dimension * math.log(constant / radius), 0.0), radius, what)
@@ -60,8 +60,10 @@ def intrinsic_dimension(X: Floats, kept: float = 0.9) -> float:
     """
     points = np.unique(_flat(X), axis=0)
     if len(points) < 4:
-        raise TrajectoryError(f"intrinsic dimension: {len(points)} distinct samples, expected at least 4")
+        raise TrajectoryError(f"intrinsic dimension: {len(points)} distinct samples, expected at least 4; or give k")
     nearest = np.array([np.partition(np.linalg.norm(points - p, axis=1), 2)[1:3] for p in points])
+    if not (nearest > 0).all():
+        raise TrajectoryError("intrinsic dimension: some samples are as good as equal; merge them, or give k")
     log_ratio = np.sort(np.log(nearest[:, 1] / nearest[:, 0]))
     used = max(int(kept * len(points)), 1)
     survival = -np.log1p(-np.arange(1, used + 1) / len(points))

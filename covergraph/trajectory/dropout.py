@@ -13,6 +13,7 @@ AFFINE: tuple[type[nn.Module], ...] = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.Flatten, nn.Unflatten, nn.Identity, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )
+SEQUENTIAL = nn.Sequential.forward
 
 
 class Dropout(nn.Module):
@@ -33,6 +34,12 @@ class Dropout(nn.Module):
         self.network = network
         self.p = p
         known, parts = (*AFFINE, *affine), list(_parts(network))
+        own = [m for m in network.modules() if isinstance(m, nn.Sequential) and type(m).forward is not SEQUENTIAL]
+        if own:
+            raise TrajectoryError(
+                f"Dropout: a {type(own[0]).__name__} has a forward() of its own, expected nn.Sequential, which applies "
+                "its modules in order; pass these in a plain nn.Sequential"
+            )
         for i, (name, part) in enumerate(parts):
             last_sigmoid = isinstance(part, nn.Sigmoid) and i == len(parts) - 1
             if not (isinstance(part, (nn.ReLU, *known)) or last_sigmoid):
@@ -74,8 +81,8 @@ def masked_forward(network: nn.Sequential, x: Tensor, masks: Sequence[Tensor] | 
 
 
 def _parts(network: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules of nested Sequentials in order, with dotted names."""
-    for name, part in network.named_children():
+    """The modules of nested Sequentials in order, with dotted names; one that occurs twice runs twice."""
+    for name, part in network._modules.items():  # named_children() leaves out what occurred before
         if isinstance(part, nn.Sequential):
             yield from _parts(part, f"{prefix}{name}.")
         else:

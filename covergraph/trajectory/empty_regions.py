@@ -13,7 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.assumptions import RELATIVE, allowance, move_rounding
 from covergraph.trajectory.exact import Span
-from covergraph.trajectory.ledger import Ledger, Statement
+from covergraph.trajectory.ledger import Assumption, Ledger, Statement
 from covergraph.trajectory.patterns import Patterns, inner, patterns
 from covergraph.trajectory.region_ledger import Consistency, region_ledger
 from covergraph.trajectory.trajectory import Trajectory
@@ -39,13 +39,14 @@ def theorem2(
 
     Args: `points` (m, *shape) sampled in T and their `costs` a_T (m,) = ‖b_1^{t+1} - b_1^t‖/(α_t ε_t); NaN costs are
     left out. `beta` >= ‖W_1^t‖ on T, `gamma` of Assumption 1. `consistent`: what `assumption1` found; `trajectory`
-    and its `rows` that T is: with it the ledger is checked as far as it can be.
+    and its `rows` that T is, one a point: with it the ledger is checked as far as it can be.
 
     `steps` has λ ("value") and the bound ("upper", NaN: no statement) of each x; `value` and `upper` are the largest
-    over the x with a statement. No lower side. Raises `TrajectoryError` where the graph is no chain.
+    over the x with a statement. No lower side. Raises `TrajectoryError` where the graph is no chain, or arguments do
+    not fit each other.
     """
-    at, sampled, known = _inputs(graph, model, x, points, costs)
-    ledger = region_ledger(model, sampled, beta, gamma, consistent, trajectory, rows)
+    at, sampled, costs, known = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
+    ledger = region_ledger(model, sampled, costs, beta, gamma, consistent, trajectory, rows)
     sums = least_costs(sampled, np.stack([costs, _rounding(trajectory, rows, len(costs))])[:, known], at)
     return _statement("Theorem 2", FORMULA, at, sampled, sums, beta, gamma, ledger)
 
@@ -59,8 +60,8 @@ def theorem2_sum(
 
     Arguments, result and errors as of `theorem2`.
     """
-    at, sampled, known = _inputs(graph, model, x, points, costs)
-    ledger = region_ledger(model, sampled, beta, gamma, consistent, trajectory, rows)
+    at, sampled, costs, known = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
+    ledger = region_ledger(model, sampled, costs, beta, gamma, consistent, trajectory, rows)
     largest = np.stack([costs, _rounding(trajectory, rows, len(costs))])[:, known].max(axis=1)
     return _statement(
         "Corollary of Theorem 2", FORMULA_SUM, at, sampled, np.outer(largest, fewest(sampled, at)), beta, gamma, ledger
@@ -122,18 +123,27 @@ def factor(sampled: Patterns) -> float:
 
 
 def _inputs(
-    graph: ComputationGraph, model: nn.Module | Mapping[str, Tensor], x: Tensor, points: Tensor, costs: Floats
-) -> tuple[Patterns, Patterns, NDArray[np.bool_]]:
-    """Patterns of x and of the points that have costs, and which these are."""
+    graph: ComputationGraph, model: nn.Module | Mapping[str, Tensor], x: Tensor, points: Tensor, costs: Floats,
+    beta: float, gamma: float, trajectory: Trajectory | None, rows: slice,
+) -> tuple[Patterns, Patterns, Floats, NDArray[np.bool_]]:
+    """Patterns of x and of the points that have costs, the costs of all points, and which are known."""
+    costs = np.asarray(costs, dtype=np.float64)
+    if not (0 <= beta < np.inf and 0 <= gamma < np.inf):
+        raise TrajectoryError(f"theorem 2: beta {beta}, gamma {gamma}; expected both finite and at least 0")
     if costs.shape != (len(points),) or np.any(costs < 0):
         raise TrajectoryError(
             f"theorem 2: costs of shape {costs.shape}, least {np.nanmin(costs, initial=np.inf):g}, for {len(points)} "
             "points; expected one norm a_T >= 0 a point, as Trajectory.normalized has them (NaN: no gradient there)"
         )
+    if trajectory is not None and len(trajectory["step"][rows]) != len(costs):
+        raise TrajectoryError(
+            f"theorem 2: {len(trajectory['step'][rows])} rows of the trajectory for {len(costs)} points, expected one "
+            "a point; give `rows` as the slice that the costs are of"
+        )
     known = np.isfinite(costs)
     if not known.any():
         raise TrajectoryError("theorem 2: no sampled point has a finite cost a_T; choose rows T with gradients")
-    return patterns(graph, model, x), patterns(graph, model, points[torch.from_numpy(known)]), known
+    return patterns(graph, model, x), patterns(graph, model, points[torch.from_numpy(known)]), costs, known
 
 
 def _statement(
@@ -141,7 +151,10 @@ def _statement(
 ) -> Statement:
     """The statement of all x, both sides of each in `steps`; sums (2, k): Σ|a_i|a_T, and what rounding adds to it."""
     phi = factor(sampled)
-    if not (ledger.states("upper") and np.isfinite(phi)):
+    if not np.isfinite(phi):
+        means = "f(1-f) is divided by: where it is 0 the slope of the logit is not known, and nothing is stated"
+        ledger = Ledger((*ledger, Assumption("0 < f < 1 at the points", "false", means)))
+    if not ledger.states("upper"):
         sums = np.full_like(sums, np.nan)
     upper, moved = (1 + gamma) * beta * phi * sums * OUTWARD
     stated = ~np.isnan(upper)

@@ -105,13 +105,17 @@ class Statement:
 
     def text(self) -> str:
         """The statement, its slack and its ledger."""
+        return "\n".join([self._sides(), self.ledger.text()])
 
+    def __repr__(self) -> str:
+        """The statement, its slack, and the assumptions that are not known to be true."""
+        open_ = Ledger(tuple(a for a in self.ledger if a.status != "true"))
+        count = len(self.ledger.assumptions) - len(open_.assumptions)
+        return "\n".join([self._sides(), *[open_.text()] * bool(open_.assumptions), f"  {count} assumptions are true"])
+
+    def _sides(self) -> str:
         def number(x: float | None) -> str:
             return "no statement" if x is None else f"{x:.6g}"
 
         slacks = f"slack {number(self.slack_lower)} below, {number(self.slack_upper)} above"
-        sides = f"{number(self.lower)} <= {number(self.value)} <= {number(self.upper)}"
-        return "\n".join([f"{self.theorem}: {sides} ({slacks})", self.ledger.text()])
-
-    def __repr__(self) -> str:
-        return self.text()
+        return f"{self.theorem}: {number(self.lower)} <= {number(self.value)} <= {number(self.upper)} ({slacks})"

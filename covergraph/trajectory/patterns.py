@@ -103,12 +103,26 @@ def chain(graph: ComputationGraph) -> Chain:
 def patterns(graph: ComputationGraph, model: nn.Module | Mapping[str, Tensor], X: Tensor) -> Patterns:
     """Patterns, slopes and logits of the samples X (m, *shape), under the parameters of `model` (or a state).
 
-    Raises `TrajectoryError` where the graph is no chain of affine maps and ReLUs with a scalar output.
+    Raises `TrajectoryError` where the graph is no chain of affine maps and ReLUs with a scalar output, or a slope or a
+    logit is not finite.
     """
     found, state = chain(graph), graph.state(model)
+    types = {value.dtype for value in state.values() if value.is_floating_point()} or {X.dtype}
+    if not len(X) or X.dtype not in types:
+        raise TrajectoryError(
+            f"activation patterns: samples of shape {tuple(X.shape)} and type {X.dtype}, expected at least one, of the "
+            f"parameters' type {', '.join(map(str, sorted(types, key=str)))}; convert them by X.to(...)"
+        )
     parts = [_block(graph, state, found, part) for part in torch.split(X.detach(), BLOCK)]
     layers = tuple(np.concatenate([part[2][i] for part in parts]) for i in range(len(found.relus)))
     lam, logits = (np.concatenate([part[i] for part in parts]) for i in range(2))
+    odd = np.flatnonzero(~np.isfinite(lam + logits))
+    if len(odd):
+        raise TrajectoryError(
+            f"activation patterns: at {len(odd)} of {len(X)} samples, the first at position {odd[0]}, the output or "
+            f"its slope is not finite ({logits[odd[0]]:g}, {lam[odd[0]]:g}); drop these samples, or take a model that "
+            "has not diverged"
+        )
     return Patterns(layers, lam, logits, found.sigmoid, X.dtype != torch.float64)
 
 

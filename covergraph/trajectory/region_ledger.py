@@ -15,6 +15,7 @@ from covergraph.trajectory.dropout import Dropout
 from covergraph.trajectory.ledger import Assumption, Ledger, Status
 from covergraph.trajectory.patterns import Patterns, patterns
 from covergraph.trajectory.trajectory import Trajectory
+from covergraph.values import Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,10 +72,13 @@ def assumption1(
 
 
 def region_ledger(
-    model: object, sampled: Patterns, beta: float, gamma: float, consistent: Consistency | None,
+    model: object, sampled: Patterns, costs: Floats, beta: float, gamma: float, consistent: Consistency | None,
     trajectory: Trajectory | None, rows: slice,
 ) -> Ledger:
-    """The assumptions of Theorem 2; those on the run are not checkable without its trajectory."""
+    """The assumptions of Theorem 2; those on the run are not checkable without its trajectory.
+
+    `costs`: one a row, NaN or infinite for the points that are not among the m `sampled`.
+    """
     sizes = f"ReLUs: {' '.join(str(layer.shape[1]) for layer in sampled.layers)}"
     unseen = Consistency(True, 0.0, 0, False, "no snapshots")
     return Ledger((
@@ -82,7 +86,7 @@ def region_ledger(
         trained_function(model),
         (consistent or unseen).assumption(gamma),
         *run_assumptions(beta, trajectory, rows),
-        same_points(sampled, gamma, trajectory, rows),
+        same_points(sampled, costs, gamma, trajectory, rows),
     ))
 
 
@@ -93,9 +97,12 @@ def trained_function(model: object) -> Assumption:
     odd = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, Dropout)
     if not isinstance(model, nn.Module):
         return Assumption(name, "not checkable", means, "a state was given, no model")
-    modules = model.named_modules()
-    found = [f"{path or 'the model'} is a {type(m).__name__}" for path, m in modules if isinstance(m, odd)]
-    return Assumption(name, "false" if found else "true", means, found[0] if found else "no such module")
+    named = [(f"{path or 'the model'} is a {type(m).__name__}", m) for path, m in model.named_modules()]
+    if found := [text for text, m in named if isinstance(m, odd)]:
+        return Assumption(name, "false", means, found[0])
+    if own := [text for text, m in named if not type(m).__module__.startswith("torch.nn.")]:
+        return Assumption(name, "not checkable", means, f"no such module, but {own[0]}, whose forward() may do so")
+    return Assumption(name, "true", means, "no such module")
 
 
 def run_assumptions(beta: float, trajectory: Trajectory | None, rows: slice) -> tuple[Assumption, ...]:
@@ -118,14 +125,23 @@ def run_assumptions(beta: float, trajectory: Trajectory | None, rows: slice) -> 
     )
 
 
-def same_points(sampled: Patterns, gamma: float, trajectory: Trajectory | None, rows: slice) -> Assumption:
-    """Whether the points can be those of the costs: the slopes of the run and those here differ by 1+γ at most."""
+def same_points(
+    sampled: Patterns, costs: Floats, gamma: float, trajectory: Trajectory | None, rows: slice
+) -> Assumption:
+    """Whether the points can be those of the costs: the slopes of the run and those here differ by 1+γ at most.
+
+    The costs must be those of the rows, or larger.
+    """
     name, means = "the points are those sampled in T", "otherwise costs and patterns belong to different points"
-    if trajectory is None or trajectory.setting.isometric is not True:
+    if trajectory is None:
         return Assumption(name, "not checkable", means)
-    recorded = trajectory.lam[rows][np.isfinite(trajectory.normalized[rows])]
-    if len(recorded) != len(sampled):
-        return Assumption(name, "false", means, f"{len(recorded)} rows with costs, {len(sampled)} points")
+    known = np.isfinite(costs)
+    moved = trajectory.normalized[rows][known] * (1 - assume.allowance(trajectory))
+    if low := int(np.sum(~(costs[known] >= moved))):
+        return Assumption(name, "false", means, f"{low} costs are less than the rows' ‖Δb‖/(α ε), or the row has none")
+    if trajectory.setting.isometric is not True:
+        return Assumption(name, "not checkable", means)
+    recorded = trajectory.lam[rows][known]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(recorded == sampled.lam, 1.0, recorded / sampled.lam)
         worst = float(np.nanmax(np.maximum(ratio, 1 / ratio), initial=1.0))

@@ -18,7 +18,7 @@ from covergraph.trajectory.covering import CoveringNumber, greedy_cover, intrins
 from covergraph.trajectory.ledger import Ledger, Statement
 from covergraph.trajectory.patterns import Patterns, patterns
 from covergraph.trajectory.region_ledger import Consistency
-from covergraph.trajectory.robustness_ledger import robustness_ledger
+from covergraph.trajectory.robustness_ledger import decided, robustness_ledger, sound
 from covergraph.trajectory.trajectory import Trajectory
 from covergraph.values import Floats
 
@@ -50,8 +50,9 @@ class Robustness:
 
     def text(self) -> str:
         """The numbers, the vacuous ones called so, and the ledger."""
+        ledger = self.generalization.ledger.text()
         if self.cover is None:
-            return f"Theorem 3: no statement\n{self.steady.ledger.text()}"
+            return f"Theorem 3: no statement of generalization\n{ledger}"
         vacuous = " (vacuous: an error rate is at most 1)" if self.log_explicit >= 0 else ""
         details = self.steady.details
         return "\n".join([
@@ -61,7 +62,7 @@ class Robustness:
             f"  √((N + log 1/δ)/n) = {_power(self.log_order)}: the paper's O(·), not a certificate",
             f"  √((2K ln 2 + 2 ln 1/δ')/n) = {_power(self.log_explicit)}{vacuous}",
             f"  r^-k = {_power(self.log_samples)} samples, k = {details['dimension']:.3g}, in the paper's O(·)",
-            self.steady.ledger.text(),
+            ledger,
         ])
 
     def __repr__(self) -> str:
@@ -82,10 +83,11 @@ def theorem3(
     `dimension` k (default: estimated); `gap`, |er_emp - er_exp| where it was measured; the others as of `theorem2`.
     Raises `TrajectoryError` where the graph is no chain, or a number is out of range.
     """
-    if not (phi > 0 and beta > 0 and gamma >= 0 and 0 < zeta <= 0.5 and 0 < delta < 1):
+    positive = all(0 < value < math.inf for value in (phi, beta, 1.0 if dimension is None else dimension))
+    if not (positive and 0 <= gamma < math.inf and 0 < zeta <= 0.5 and 0 < delta < 1):
         raise TrajectoryError(
-            f"theorem 3: phi {phi}, beta {beta}, gamma {gamma}, zeta {zeta}, delta {delta}; expected phi and beta > 0, "
-            "gamma >= 0, zeta in (0, 1/2], delta in (0, 1)"
+            f"theorem 3: phi {phi}, beta {beta}, gamma {gamma}, zeta {zeta}, delta {delta}, dimension {dimension}; "
+            "expected phi, beta and dimension > 0, gamma >= 0, all finite, zeta in (0, 1/2], delta in (0, 1)"
         )
     trained = patterns(graph, model, points)
     at = trained if sample is None else patterns(graph, model, sample)
@@ -94,7 +96,7 @@ def theorem3(
     k = intrinsic_dimension(data) if dimension is None else dimension
     numbers = _numbers(trained, phi, beta, gamma, zeta) | {"dimension": k}
     steady = _steady(trained, at, numbers, ledger)
-    radius = numbers["radius"]
+    radius, ledger = numbers["radius"], Ledger((*ledger, sound(steady), decided(trained)))
     if not (ledger.states("upper") and 0 < radius < math.inf):
         none = Statement("Theorem 3", EXPLICIT, gap, None, None, ledger, details=numbers)
         return Robustness(steady, none, radius, None, math.nan, math.nan, math.nan)

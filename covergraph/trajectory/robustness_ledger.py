@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from covergraph.trajectory.dropout import Dropout
-from covergraph.trajectory.ledger import Assumption, Ledger, Status
+from covergraph.trajectory.dropout import Dropout, _parts
+from covergraph.trajectory.ledger import Assumption, Ledger, Statement, Status
 from covergraph.trajectory.pathways import pathways_covered
 from covergraph.trajectory.patterns import Patterns
 from covergraph.trajectory.region_ledger import Consistency, run_assumptions
@@ -40,7 +40,7 @@ def robustness_ledger(
 
 
 def dropout_half(model: object, depth: int) -> Assumption:
-    """Whether the model trains with the paper's Dropout, p = 1/2; torch's own counts only where d <= 2."""
+    """Whether the model trains with the paper's Dropout, p = 1/2, on all its layers; torch's own only where d <= 2."""
     name = "Dropout 1/2, masks after the forward pass, unscaled"
     if not isinstance(model, nn.Module):
         return Assumption(name, "not checkable", "the theorem is about networks trained so", "a state was given")
@@ -49,6 +49,9 @@ def dropout_half(model: object, depth: int) -> Assumption:
     rates = {m.p for m in own} | {m.p for m in usual if isinstance(m.p, float)}
     if rates != {0.5}:
         return Assumption(name, "false", "without it the theorem says nothing", f"rates found: {rates or 'none'}")
+    masked = sum(isinstance(part, nn.ReLU) for m in own for _, part in _parts(m.network))
+    if own and masked < depth - 1:
+        return Assumption(name, "false", "each hidden layer has its masks", f"{masked} of {depth - 1} layers have some")
     if not usual:
         return Assumption(name, "true", "training sees the slopes of masked networks", "covergraph's Dropout")
     if depth > 2:
@@ -67,6 +70,21 @@ def steady(phi: float, trajectory: Trajectory | None, rows: slice) -> Assumption
     most = float(np.nanmax(seen, initial=0.0))
     fits: Status = "true" if most <= phi else "false"
     return Assumption(name, fits, means, f"φ = {phi:.4g}, largest a_t of {len(seen)} steps {most:.4g}")
+
+
+def sound(steady: Statement) -> Assumption:
+    """λ_steady against the slopes that were looked at."""
+    status: Status = "false" if steady.violations else "not checkable"
+    seen = "" if steady.upper is None else f"{steady.value:.4g} against λ_steady = {steady.upper:.4g}"
+    means = "the radius is made of λ_steady: where a slope exceeds it, nothing is stated of generalization"
+    return Assumption("no sampled slope exceeds λ_steady", status, means, seen)
+
+
+def decided(trained: Patterns) -> Assumption:
+    """Whether some ball around each training point is classified as the point is."""
+    even = int(np.sum(trained.logits == 0))
+    means = "there the radius is 0, and nothing is stated of generalization"
+    return Assumption("no training point at f = 1/2", "false" if even else "true", means, f"{even} are")
 
 
 def active(trained: Patterns) -> Assumption:

@@ -1,0 +1,89 @@
+"""Hooks that copies of a model leave behind, and the loss that backward() is called on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Hook:
+    """A hook on a module. `copy.deepcopy` and `torch.save` of the module make of it one that does nothing."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()
+
+
+def _nothing() -> Hook:
+    return Hook(_ignore)
+
+
+def _ignore(*args: Any) -> None:
+    return None
+
+
+class BackwardWatch:
+    """Between `start` and `stop`: is a backward pass under way, and on what?
+
+    `torch.autograd.backward`, through which `Tensor.backward` goes, is replaced as long as any watch runs.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.loss: Tensor | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        if not _WATCHES:
+            _install()
+        _WATCHES.append(self)
+
+    def stop(self) -> None:
+        """Cease to watch; the last one puts back what was replaced, unless others have replaced it since."""
+        if self in _WATCHES:
+            _WATCHES.remove(self)
+        replaced = getattr(torch.autograd.backward, "_covergraph", None)
+        if not _WATCHES and replaced is not None:
+            torch.autograd.backward = replaced
+
+
+_WATCHES: list[BackwardWatch] = []
+
+
+def _install() -> None:
+    original = torch.autograd.backward
+
+    @functools.wraps(original)
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        watches = tuple(_WATCHES)
+        for watch in watches:
+            watch.depth += 1
+            if watch.depth == 1:
+                watch.loss = _scalar(tensors)
+        try:
+            original(tensors, *args, **kwargs)
+        finally:
+            for watch in watches:
+                watch.depth -= 1
+                if watch.depth == 0:
+                    watch.loss = None
+
+    backward._covergraph = original  # type: ignore[attr-defined]
+    torch.autograd.backward = backward
+
+
+def _scalar(tensors: Any) -> Tensor | None:
+    """The only tensor, if it has one entry."""
+    single = tensors[0] if isinstance(tensors, (tuple, list)) and len(tensors) == 1 else tensors
+    return single.detach().squeeze() if isinstance(single, Tensor) and single.numel() == 1 else None

@@ -1,0 +1,276 @@
+"""One run under way: its steps, the blocks that are written of them, and states to go on from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from covergraph.errors import TrajectoryError
+from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.trajectory import facts, file
+from covergraph.trajectory.buffers import Buffers, RunningMoments
+from covergraph.trajectory.hooks import BackwardWatch
+from covergraph.trajectory.layer import Watched
+from covergraph.trajectory.layer_map import Map
+from covergraph.trajectory.passes import Passes
+from covergraph.trajectory.path_product import log_product
+from covergraph.trajectory.spectrum import Spectrum
+from covergraph.trajectory.trajectory import COLUMNS, Layer, Setting
+from covergraph.values import Floats
+
+ENDS = ("top_lower", "top_upper", "bottom_lower", "bottom_upper")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for."""
+
+    every: int | None = None
+    flush: int = 100
+    product: int | None = None
+    active_rows: bool = False
+    subspace: Tensor | None = None
+    output: str | int | None = None
+
+
+class Run:
+    """A run from its first forward pass on. Of its `step` steps those that are not written yet are in the buffers."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, watched: Watched, graph: ComputationGraph | None,
+        options: Options, store: file.Store, watch: BackwardWatch,
+    ) -> None:
+        self.model, self.optimizer, self.graph, self.options, self.store = model, optimizer, graph, options, store
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.bias = parameters[watched.bias]
+        self.weight = None if watched.weight is None else parameters[watched.weight]
+        self.group = facts.group_of(optimizer, self.bias, watched.bias)
+        self.buffers = Buffers(self.bias, options.flush)
+        self.passes = Passes(watched, self.bias, self.weight, self.buffers, watch, options.every, options.output)
+        self.step, self.blocks, self.version = 0, 0, -1
+        self.alphas, self.samples = [math.nan] * self.buffers.length, [0] * self.buffers.length
+        self.compared: tuple[Tensor, Tensor] | None = None
+        self.spectrum: Spectrum | None = None
+        self.layer: Layer | None = None
+        self.loaded: Mapping[str, Any] | None = None
+        self.setting = facts.first_setting(model, optimizer, self.group, graph, watched, self.bias)
+
+    @property
+    def watched(self) -> Watched:
+        """The layer; its shapes are known after its first pass."""
+        return self.passes.watched
+
+    @property
+    def row(self) -> int:
+        """The row of the step in progress."""
+        return self.step - self.store.written.rows
+
+    def before_step(self) -> None:
+        """W^t is what it was when the gradients were made: it is measured, and compared with them."""
+        self.passes.require_seen()
+        self.version = self.passes.weight_version
+        if self.layer is None or self.passes.met:
+            self._begin()
+        assert self.spectrum is not None
+        row, rate = self.row, self.optimizer.param_groups[self.group]["lr"]
+        slots = self.buffers.slots[row]
+        if isinstance(rate, Tensor):
+            slots["alpha"].copy_(rate)
+        self.alphas[row] = math.nan if isinstance(rate, Tensor) else float(rate)
+        if self.passes.measures:
+            self.spectrum.measure(self.step, row, slots["drift"], slots["frobenius"])
+            if self.compared is None:
+                self._compare(row)
+        if self.options.product and row == 0 and self.blocks % self.options.product == 0:
+            slots["log_product"].fill_(self._log_product())
+
+    def after_step(self) -> None:
+        """The row of this step is complete."""
+        row = self.row
+        self.buffers.bias_rows[row].copy_(self.bias.detach())
+        measured = self.passes.measures
+        seen = self.passes.finish()
+        self.samples[row] = seen.samples
+        elsewhere = seen.gradients and seen.version != self.version  # the gradient is of another W
+        if measured and (seen.inner != seen.samples or elsewhere):
+            self.setting = replace(self.setting, once=False)
+        self.step += 1
+        if self.row == self.buffers.length:
+            self.flush()
+        self._aim()
+
+    @torch.no_grad()
+    def flush(self, border: bool = False) -> None:
+        """Write the rows that are complete; with `border`, end the stretch of the moments."""
+        content, rows, moments = b"", self.row, self.buffers.moments
+        if self.layer is None:
+            return
+        columns = self._columns(rows) if rows else None
+        if columns is not None:
+            content += file.rows(np.stack([columns[name] for name in COLUMNS]), self.layer, self.setting)
+            moments = moments.taking(self.buffers.flat(self.buffers.biases, rows))
+        shortest = max(self.options.flush, -(-self.bias.numel() // len(COLUMNS)))  # means take no more than columns
+        if moments.count and (border or moments.count >= shortest):
+            content += file.border(self.step, moments.mean.cpu().numpy(), float(moments.scatter))
+            moments = RunningMoments.none(self.bias)
+        if not content:
+            return
+        if not self.store.written.size:
+            content = file.header(self.layer, self.setting) + content
+        self.store.append(content, rows)
+        self.buffers.moments = moments
+        if columns is not None:
+            self._begin_block(rows, columns["drift"])
+
+    def _begin_block(self, rows: int, drift: Floats) -> None:
+        assert self.spectrum is not None
+        moved = drift[~np.isnan(drift)]
+        self.spectrum.finish_block(self.step, float(moved[-1]) if len(moved) else 0.0)
+        self.buffers.begin_block(rows)
+        self.compared = None
+        self.blocks += 1
+        self._aim()
+
+    def _aim(self) -> None:
+        """The passes write to the row of this step."""
+        self.passes.row = self.row
+        self.passes.measures = self.watched.module is not None and self.step % (self.passes.every or 1) == 0
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """The layer's shapes are known; those of a linear layer at every position may grow."""
+        if self.watched.module is not None and self.passes.slot is None:
+            raise TrajectoryError(
+                f"trajectory: the optimizer stepped before the layer {self.watched.name!r} ran with gradients; train "
+                "by output = model(x), loss.backward(), optimizer.step()"
+            )
+        self.passes.met = False
+        watched = self.watched
+        if self.layer is not None and math.prod(watched.slot or ()) <= self.layer.inputs:
+            return
+        shape = watched.shape or tuple(self.bias.shape)
+        shared = 1 if watched.kind == "parameter" else math.prod(shape) // self.bias.numel()
+        basis, active = self.options.subspace, self.options.active_rows
+        if watched.kind == "parameter" and (active or basis is not None):
+            raise TrajectoryError(
+                f"trajectory: active_rows and subspace are of a layer's W, and {watched.bias!r} is watched as a "
+                "parameter; leave them out, or name a layer"
+            )
+        if self.spectrum is None:
+            basis, rows = None if basis is None else basis.to(self.bias.device), self.buffers.length
+            self.spectrum = Spectrum(Map(watched.node, watched.slot or shape), self.weight, shared, active, basis, rows)
+        inputs, outputs = math.prod(watched.slot or shape), math.prod(shape)
+        self.layer = Layer(
+            watched.name, watched.kind, watched.weight, watched.bias, inputs, outputs, shared, self.spectrum.gain
+        )
+        self._finish_loading()
+
+    @torch.no_grad()
+    def _compare(self, row: int) -> None:
+        """Keep ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ and ‖∂ℓ/∂b‖ of the block's first step, if the bias is not shared."""
+        assert self.layer is not None and self.spectrum is not None
+        pulled = self.passes.now.pulled
+        if self.layer.shared == 1 and self.watched.ordered and pulled is not None and self.passes.now.gradients:
+            gradient = self.buffers.gradient_rows[row]
+            difference = self.spectrum.transposed(gradient).double() - pulled.double()
+            self.compared = torch.linalg.vector_norm(difference), torch.linalg.vector_norm(gradient.double())
+
+    @torch.no_grad()
+    def _log_product(self) -> float:
+        if self.graph is None or not self.watched.place:
+            raise TrajectoryError(
+                f"trajectory: product needs the model's graph with the layer {self.watched.name!r} on it, and the "
+                "model cannot be traced, or its graph has no such node; record without product=..."
+            )
+        return log_product(self.graph, self.model, self.watched.place)
+
+    def _columns(self, rows: int) -> dict[str, Floats]:
+        assert self.spectrum is not None
+        columns = self.buffers.reduced(rows, self.alphas[:rows])
+        columns |= self.spectrum.moved(rows, columns["drift"], columns["frobenius"])
+        columns["step"] = np.arange(self.step - rows, self.step, dtype=np.float64)
+        columns["pull"] = np.where(np.isnan(columns["pull"]), columns["pulls"], columns["pull"])
+        columns["samples"] = np.array(self.samples[:rows], dtype=np.float64)
+        none = (columns["samples"] == 0) & np.isnan(columns["epsilon"]) & (columns["gradient"] == 0)
+        for name in ("epsilon", "pull", "pulls"):  # sums over no samples
+            columns[name] = np.where(none, 0.0, columns[name])
+        if self.watched.kind == "parameter":
+            ends = dict.fromkeys(ENDS, np.full(rows, np.nan))
+        else:
+            gradients = self.buffers.flat(self.buffers.gradients, rows)
+            ends = self.spectrum.ends(columns["drift"], columns["frobenius"], gradients)
+        if self.watched.kind == "identity":
+            columns["frobenius"] = np.full(rows, math.sqrt(math.prod(self.watched.slot or ())))
+        mixing = facts.mixes(self.model)
+        reason = facts.not_plain(self.optimizer, self.optimizer.param_groups[self.group])
+        learned = facts.learned(self.setting, reason, mixing, self._identity(ends["top_upper"]))
+        self.setting = replace(learned, outputs=self.passes.outputs)
+        return columns | ends
+
+    def _identity(self, top: Floats) -> float | None:
+        """What was compared in this block, relative to ‖W‖ ‖∂ℓ/∂b‖."""
+        if self.compared is None:
+            return None
+        apart, size = (float(norm) for norm in self.compared)
+        scale = size * float(np.nanmax(top, initial=0.0))
+        return apart / scale if scale else (0.0 if apart == 0 else math.inf)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs to go on with the same bits; tensors, numbers and names."""
+        self.store.sync()
+        row = self.row
+        return {
+            "step": self.step, "row": row, "every": self.passes.every, "blocks": self.blocks,
+            "alphas": self.alphas[:row], "samples": self.samples[:row],
+            "compared": None if self.compared is None else [float(norm) for norm in self.compared],
+            "setting": asdict(self.setting), "layer": None if self.layer is None else asdict(self.layer),
+            "written": asdict(self.store.written), "buffers": self.buffers.state(row),
+            "memory": torch.frombuffer(bytearray(self.store.memory) or bytearray(1), dtype=torch.uint8).clone(),
+            "spectrum": {} if self.spectrum is None else self.spectrum.state(row),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, before the first pass; raises `TrajectoryError` unless it fits the model and the file."""
+        row = state["row"]
+        known = state["layer"]["bias"] if state["layer"] else self.watched.bias
+        shape = state["buffers"]["start"].shape
+        if known != self.watched.bias or shape != self.bias.shape or row >= self.buffers.length:
+            raise TrajectoryError(
+                f"trajectory: the state is of {known!r} with {row} rows, expected one of {self.watched.bias!r} with "
+                f"less than {self.buffers.length}; load it for the model and with the options that it was saved with"
+            )
+        self.buffers.load(state["buffers"], row)
+        last = self.buffers.biases[row - 1] if row else self.buffers.previous
+        if not torch.equal(last, self.bias.detach()):
+            raise TrajectoryError(
+                f"trajectory: the model's {known!r} is not the one of step {state['step']}, at which the state was "
+                "saved; load the model's and the optimizer's state of the same checkpoint before the first forward pass"
+            )
+        self.store.go_back(file.Written(**state["written"]), bytes(state["memory"].cpu().numpy()))
+        self.setting = Setting(**state["setting"])
+        self.step, self.blocks, self.passes.every = state["step"], state["blocks"], state["every"]
+        self.alphas[:row], self.samples[:row] = state["alphas"], state["samples"]
+        if state["compared"] is not None:
+            apart, size = (torch.tensor(norm, dtype=torch.float64) for norm in state["compared"])
+            self.compared = apart, size
+        self.loaded = state
+        self._aim()
+
+    def _finish_loading(self) -> None:
+        """The rest of a state, once the layer has its shapes."""
+        if self.loaded is not None and self.loaded["layer"] is not None and self.spectrum is not None:
+            self.spectrum.load(self.loaded["spectrum"])
+            known, own = Layer(**self.loaded["layer"]), self.layer
+            if own is None or (known.name, known.kind, known.gain) != (own.name, own.kind, own.gain):
+                raise TrajectoryError(
+                    f"trajectory: the state is of the layer {known}, expected {own}; load it for the model and with "
+                    "the options that it was saved with"
+                )
+            self.layer = known if known.inputs >= own.inputs else own
+        self.loaded = None
