@@ -52,6 +52,7 @@ mutation: $(STAMP)
 bench: $(STAMP)
 	$(PY) tests/benchmarks/bench_derive.py
 	$(PY) tests/benchmarks/bench_norms.py
+	$(PY) tests/benchmarks/bench_recorder.py
 
 # A run goes on where the last one stopped; make zoo AGAIN=--again starts anew.
 zoo: export OMP_NUM_THREADS = 1

@@ -15,6 +15,7 @@ from torch import nn
 sys.path.append(str(Path(__file__).parents[1] / "docs" / "experiments" / "trajectories"))
 
 import epochs
+import maps
 import measures
 import page
 import run
@@ -141,7 +142,8 @@ def test_plans_run_resume_and_become_a_page(tmp_path: Path, monkeypatch: pytest.
     groups += [Plan("sinusoid", "batch 4", (0, 1), 4, batch=4, rate=4.0)]
     groups += [Plan(name, "parameters", (0, 1), 4, watch_all=True) for name in made]
     groups += [Plan("images", "momentum", (0, 1), 4, optimizer="momentum")]
-    groups += [Plan("sinusoid", "agreement", (0,), 2)]
+    groups += [Plan("sinusoid", "agreement", (0,), 2), Plan("sinusoid", "map", (0,), 2)]
+    monkeypatch.setattr(maps, "RESOLUTION", 9)
     for i, plan in enumerate(groups):
         assert run.load(tmp_path, plan) is None
         run.train(i, plan, tmp_path, False, None)
@@ -155,8 +157,34 @@ def test_plans_run_resume_and_become_a_page(tmp_path: Path, monkeypatch: pytest.
             assert found is not None and max(found[name][1] for name in ("a", "lambda", "b")) < 1e-9
     text = page.write(results, made, tmp_path, "Random images").read_text()
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert len(pictures) == 5 and all((tmp_path / picture).stat().st_size > 10_000 for picture in pictures)
+    assert len(pictures) == 6 and all((tmp_path / picture).stat().st_size > 10_000 for picture in pictures)
     assert not re.search(r"\bnan\b|\binf\b|{[a-z]+}", text)
+
+
+def test_maps_are_of_the_trained_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slopes and costs by autograd at the parameters after training; Theorem 2 holds and reaches beyond the points."""
+    monkeypatch.setattr(maps, "RESOLUTION", 7)
+    task, plan = small("sinusoid", network=lambda seed: mlp(seed, 10, 0)), Plan("sinusoid", "map", (3,), 2)
+    found = maps.compute(task, plan)
+    stack = stacked.Stack(task, plan)
+    for _ in range(2):
+        list(stack.train_epoch())
+    for place, (complexity, seed) in enumerate(stack.runs):
+        data, model = task.data(complexity, seed), task.network(seed)
+        model.load_state_dict({name: p[place] for name, p in stack.parameters.items()}, strict=False)
+
+        def slope(x: torch.Tensor, model: nn.Sequential = model) -> float:
+            return torch.autograd.functional.jacobian(model, x[None]).norm().item()
+
+        Q = data.plane
+        z = [torch.tensor([s, t]) for s in np.linspace(-1, 1, 7) for t in np.linspace(-1, 1, 7)]
+        expected = [slope(Q @ point.float()) for point in z]
+        np.testing.assert_allclose(found["lam"][place].ravel(), expected, rtol=1e-4)
+        np.testing.assert_allclose(found["lam_points"][place], [slope(x) for x in data.inputs[:8]], rtol=1e-4)
+        np.testing.assert_allclose(found["points"][place] @ Q.numpy().T, data.inputs[:8], atol=1e-6)
+    assert found["holds"].all() and found["gamma"].max() < 1e-4 and not found["violations"].any()
+    assert np.all(found["share"] >= found["visited"]) and np.all(found["visited"] > 0)
+    assert (found["share"] > found["visited"]).any()
 
 
 def test_orders_of_runs() -> None:

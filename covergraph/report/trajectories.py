@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from covergraph.report.numbers import plain
+from covergraph.trajectory.slices import LipschitzMap
 from covergraph.trajectory.trajectory import Trajectory
 from covergraph.values import Floats
 
-LAMBDA, MOVES, OURS, BOUND = "#4477aa", "#ee8866", "#222222", "#c0392b"
+LAMBDA, MOVES, OURS, BOUND, SILENT = "#4477aa", "#ee8866", "#222222", "#c0392b", "#c8c8c8"
 BINS = 300
 """A longer run is drawn by the median, the least and the largest value of so many stretches."""
 
 
 def plot_trajectory(trajectory: Trajectory) -> Figure:
-    """Four panels: λ_t with the product of norms; a_t between Theorem 1's sides, and φ; lengths; loss and variance."""
+    """Four panels: λ_t with the product of norms; a_t between Theorem L1's sides, and φ; lengths; loss and variance."""
     figure = Figure(figsize=(10, 6.6), layout="constrained")
     slopes, moves, lengths, losses = figure.subplots(2, 2, sharex=True).flat
     _plot_slopes(slopes, trajectory)
@@ -93,6 +96,51 @@ def _finish(ax: Axes, title: str, log: bool) -> None:
     if ax.lines:
         ax.legend(frameon=False, fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def plot_lipschitz_map(found: LipschitzMap, points: Floats | None = None) -> Figure:
+    """λ on the plane, and Theorem 2's bound on the same scale, gray without a statement; dots at `points` (m, 2)."""
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    norm = scale(found)
+    draw_slopes(left, found, found.lam, norm, points)
+    mesh = draw_slopes(right, found, found.predictions, norm, points)
+    left.set_title(rf"$\lambda$ on {found.count} regions", size=11)
+    right.set_title(f"Theorem 2: a statement on {100 * found.share:.1f} % of the grid", size=11)
+    figure.colorbar(mesh, ax=[left, right], shrink=0.9)
+    return figure
+
+
+def scale(found: LipschitzMap) -> Normalize:
+    """One scale of colors for λ and the bounds: logarithmic where the positive ones span more than a factor of 100."""
+    values = np.concatenate([found.lam.ravel(), found.predictions[~np.isnan(found.predictions)]])
+    high = float(values.max())
+    low = float(values[values > 0].min()) if high > 0 else 0.0
+    if high > 100 * low > 0:
+        return LogNorm(max(low, high / 1e6), high, clip=True)  # clip: λ = 0 takes the color of the least
+    return Normalize(float(values.min()), high)
+
+
+def draw_slopes(ax: Axes, found: LipschitzMap, values: Floats, norm: Normalize, points: Floats | None) -> QuadMesh:
+    """Values on the grid, s to the right and t upwards, with the borders between regions."""
+    ax.set_facecolor(SILENT)
+    mesh = ax.pcolormesh(found.axis, found.axis, np.ma.masked_invalid(values).T, norm=norm, cmap="viridis")
+    mesh.set_rasterized(True)
+    ax.add_collection(LineCollection(list(_borders(found)), colors="white", linewidths=0.25, alpha=0.4))
+    if points is not None:
+        ax.plot(*np.asarray(points).T, "o", color="white", markersize=3, markeredgecolor="black", markeredgewidth=0.6)
+    ax.set_aspect("equal")
+    return mesh
+
+
+def _borders(found: LipschitzMap) -> Floats:
+    """The sides (n, 2, 2) that cells of the grid share with cells of other regions."""
+    axis, half, sides = found.axis, (found.axis[1] - found.axis[0]) / 2, []
+    for along, regions in enumerate((found.regions, found.regions.T)):
+        i, j = np.nonzero(regions[1:] != regions[:-1])
+        ends = [np.stack([axis[i] + half, axis[j] + end], axis=1) for end in (-half, half)]
+        sides.append(np.stack(ends, axis=1)[..., ::-1 if along else 1])
+    return np.concatenate(sides)
 
 
 def explain_trajectory(t: Trajectory) -> str:

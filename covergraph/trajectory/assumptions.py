@@ -1,6 +1,6 @@
-"""The assumptions behind Theorem 1 and its corollaries, looked up in one recorded run.
+"""The assumptions behind Theorem L1 and its corollaries, looked up in one recorded run.
 
-Each function answers for one assumption; its `sides` are those of Theorem 1 that rest on it. An assumption without
+Each function answers for one assumption; its `sides` are those of Theorem L1 that rest on it. An assumption without
 sides carries no inequality, only the reading of its numbers. What rounding may do is here too: the checks allow for it.
 """
 
@@ -32,7 +32,12 @@ RANK = "W has full row rank"
 def allowance(trajectory: Trajectory) -> float:
     """u of `RELATIVE` for the type of the bias."""
     dtype = trajectory.setting.dtype
-    return RELATIVE[dtype] if dtype in RELATIVE else 1024 * torch.finfo(getattr(torch, dtype)).eps
+    return RELATIVE[dtype] if dtype in RELATIVE else 1024 * precision(trajectory)
+
+
+def precision(trajectory: Trajectory) -> float:
+    """eps of the type of the bias."""
+    return float(torch.finfo(getattr(torch, trajectory.setting.dtype)).eps)
 
 
 def move_rounding(trajectory: Trajectory) -> Floats:
@@ -40,9 +45,9 @@ def move_rounding(trajectory: Trajectory) -> Floats:
 
     4 eps (‖b^{t+1}‖ + ‖b^{t+1} - b^t‖ + α_t ‖∂ℓ/∂b‖): the new bias, the product α ∂ℓ/∂b and the difference are rounded.
     """
-    kind = torch.finfo(getattr(torch, trajectory.setting.dtype))
+    tiny = torch.finfo(getattr(torch, trajectory.setting.dtype)).tiny
     moved = trajectory["bias"] + trajectory["move"] + trajectory["alpha"] * trajectory["gradient"]
-    return 4 * kind.eps * moved + np.sqrt(trajectory.layer.outputs) * kind.tiny
+    return 4 * precision(trajectory) * moved + np.sqrt(trajectory.layer.outputs) * tiny
 
 
 def lifted(trajectory: Trajectory) -> Floats:
@@ -104,6 +109,15 @@ def scalar(trajectory: Trajectory, rows: slice) -> Assumption:
         "scalar output", outputs == 1,
         "for several outputs λ_t is the norm of Jᵀ∂ℓ/∂ŷ/‖∂ℓ/∂ŷ‖, which the Lipschitz constant ‖J‖ may exceed: the "
         "upper side holds for both, the lower side is not stated", f"{outputs} outputs", LOWER,
+    )
+
+
+def output(trajectory: Trajectory, rows: slice) -> Assumption:
+    """∂ℓ/∂h comes through ∂ℓ/∂ŷ."""
+    return Assumption(
+        "the loss reads the network through its output alone", "not checkable",
+        "otherwise, as with penalties on features or on gradients, ‖∂ℓ/∂h‖/ε_t is not ‖∇f‖: the inequality between "
+        "the recorded numbers holds, and says nothing of f", "", READING,
     )
 
 
@@ -201,14 +215,16 @@ def sampled(trajectory: Trajectory, rows: slice) -> Assumption:
 
 
 Check = Callable[[Trajectory, slice], Assumption]
-MOVES: tuple[Check, ...] = (affine, plain, single, scalar, unshared, once, identity, rank, separate, first, piecewise)
-"""What Theorem 1 rests on."""
+MOVES: tuple[Check, ...] = (
+    *(affine, plain, single, scalar, output, unshared, once, identity, rank, separate, first, piecewise),
+)
+"""What Theorem L1 rests on."""
 
 
 def ledger_of(
     trajectory: Trajectory, rows: slice, checks: Iterable[Check], side: Side | None = None, becomes: Side = "upper"
 ) -> Ledger:
-    """The ledger of `checks`; with `side`, what carries that side of Theorem 1 carries the side `becomes`, no more."""
+    """The ledger of `checks`; with `side`, what carries that side of Theorem L1 carries the side `becomes`, no more."""
     found = [check(trajectory, rows) for check in checks]
     if side is None:
         return Ledger(tuple(found))

@@ -1,4 +1,4 @@
-"""Corollaries 1, 2 and 3 of Theorem 1: steady runs, the bias's variance, and its distance to initialization."""
+"""Corollaries 1, 2 and 3 of Theorem L1: steady runs, the bias's variance, and its distance to initialization."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISTANCE = (assume.affine, assume.plain, assume.once, assume.identity, assume.ra
 
 
 def corollary1(trajectory: Trajectory, tau: int = 0) -> Statement:
-    """Corollary 1: the run is (τ, φ)-steady with φ = max_{t>=τ} ‖b^{t+1} - b^t‖/(α_t ε_t), so λ_t <= β φ for t >= τ.
+    """Corollary L1: the run is (τ, φ)-steady with φ = max_{t>=τ} ‖b^{t+1} - b^t‖/(α_t ε_t), so λ_t <= β φ for t >= τ.
 
     β = max_{t>=τ} σ_1(W^t). `tau` is a row. Proved of the points sampled in t >= τ, until the record ends; the paper's
     "with high probability at every training point" is not claimed. `details`: beta, phi.
@@ -43,14 +43,14 @@ def corollary1(trajectory: Trajectory, tau: int = 0) -> Statement:
         "rounding": beta * (room + allowance(trajectory) * moved),
     }
     return Statement(
-        "Corollary 1", "max_{t>=τ} λ_t <= β φ(τ)", float(lam[used].max()) if used.any() else None, None,
+        "Corollary L1", "max_{t>=τ} λ_t <= β φ(τ)", float(lam[used].max()) if used.any() else None, None,
         beta * phi if stated.any() else None, ledger, float(np.max(steps["rounding"][used], initial=0.0)), steps,
         {"beta": beta, "phi": phi, "tau": float(tau), "steps": float(used.sum())},
     )
 
 
 def corollary2(trajectory: Trajectory, start: int = 0, stop: int | None = None) -> Statement:
-    """Corollary 2: the variance of m + 1 successive iterates >= m/(m+1) (avg_T α_t λ_t/(2σ_1(W^t)) · harm(T))².
+    """Corollary L2: the variance of m + 1 successive iterates >= m/(m+1) (avg_T α_t λ_t/(2σ_1(W^t)) · harm(T))².
 
     The iterates are b^{t+1} of rows [start, stop), borders of `moments`; T: the m rows from start + 1, which join them.
     harm(T) = (m/Σ_T ε_t^-2)^{1/2}, 0 if some ε_t is. `details`: harm, and "direct", what the proof has before harm,
@@ -72,7 +72,7 @@ def corollary2(trajectory: Trajectory, start: int = 0, stop: int | None = None) 
     ledger = ledger_of(trajectory, rows, checks, "lower", "lower")
     far = float(np.sqrt(share * np.mean((move_rounding(trajectory)[rows] / 2) ** 2)))
     return Statement(
-        "Corollary 2", "avg ‖b - avg b‖² >= |T|/(|T|+1) (avg_T α λ/(2σ_1(W)) · harm(T))²", finite(value),
+        "Corollary L2", "avg ‖b - avg b‖² >= |T|/(|T|+1) (avg_T α λ/(2σ_1(W)) · harm(T))²", finite(value),
         finite(lower) if ledger.states("lower") else None, None, ledger,
         finite(far * (2 * np.sqrt(lower) + far) + allowance(trajectory) * value) or 0.0, {},
         {"harm": harm, "direct": share * float(np.mean(moves**2)), "iterates": float(count + 1)},
@@ -80,7 +80,7 @@ def corollary2(trajectory: Trajectory, start: int = 0, stop: int | None = None) 
 
 
 def corollary3(trajectory: Trajectory, *, steps: slice | None = None) -> Statement:
-    """Corollary 3: ‖b^{t+1} - b^0‖ <= √P Σ_{s<=t} α_s ε_s λ_s/σ_min(W^s) for every t; the last row's in `value`.
+    """Corollary L3: ‖b^{t+1} - b^0‖ <= √P Σ_{s<=t} α_s ε_s λ_s/σ_min(W^s) for every t; the last row's in `value`.
 
     Any loss, batch and output (ε_s λ_s = Σ_i ‖∂ℓ/∂h_i‖). `steps` must begin at row 0, where b^0 is. A row where λ was
     not measured, or where W lacks rank, ends the upper side from there on.
@@ -99,7 +99,7 @@ def corollary3(trajectory: Trajectory, *, steps: slice | None = None) -> Stateme
     }
     last = {name: finite(values[-1]) if len(values) else None for name, values in arrays.items()}
     return Statement(
-        "Corollary 3", "‖b^t - b^0‖ <= √P Σ α ε λ/σ_min(W)", last["value"], None, last["upper"], ledger,
+        "Corollary L3", "‖b^t - b^0‖ <= √P Σ α ε λ/σ_min(W)", last["value"], None, last["upper"], ledger,
         last["rounding"] or 0.0, arrays,
         {"steps stated": float(np.isfinite(bound).sum())},
     )

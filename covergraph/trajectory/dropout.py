@@ -1,4 +1,4 @@
-"""The Dropout of Theorem 3: neurons are deactivated after the forward pass, and nothing is rescaled."""
+"""The Dropout of Theorem L3: neurons are deactivated after the forward pass, and nothing is rescaled."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Dropout(nn.Module):
     def __init__(self, network: nn.Sequential, p: float = 0.5, affine: Sequence[type[nn.Module]] = ()) -> None:
         super().__init__()
         if not 0 <= p < 1:
-            raise TrajectoryError(f"Dropout: p is {p}, expected 0 <= p < 1; 1/2 is what Theorem 3 speaks of")
+            raise TrajectoryError(f"Dropout: p is {p}, expected 0 <= p < 1; 1/2 is what Theorem L3 speaks of")
         self.network = network
         self.p = p
-        known, parts = (*AFFINE, *affine), list(_parts(network))
+        known, parts = (*AFFINE, *affine), list(in_order(network))
         own = [m for m in network.modules() if isinstance(m, nn.Sequential) and type(m).forward is not SEQUENTIAL]
         if own:
             raise TrajectoryError(
@@ -65,7 +65,7 @@ def masked_forward(network: nn.Sequential, x: Tensor, masks: Sequence[Tensor] | 
     """
     given = None if masks is None else iter(masks)
     plain, dropped, same = x, x, True  # until the first ReLU both passes are one, so the first layer runs once
-    for _, part in _parts(network):
+    for _, part in in_order(network):
         if isinstance(part, nn.ReLU):
             active = plain.detach() > 0
             mask = torch.rand_like(plain.detach()) < keep if given is None else next(given)
@@ -80,10 +80,10 @@ def masked_forward(network: nn.Sequential, x: Tensor, masks: Sequence[Tensor] | 
     return dropped
 
 
-def _parts(network: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def in_order(network: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The modules of nested Sequentials in order, with dotted names; one that occurs twice runs twice."""
     for name, part in network._modules.items():  # named_children() leaves out what occurred before
         if isinstance(part, nn.Sequential):
-            yield from _parts(part, f"{prefix}{name}.")
+            yield from in_order(part, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", part

@@ -1,4 +1,4 @@
-"""Theorem 2: the local Lipschitz constant where no training point is, from the patterns of those that were sampled."""
+"""Theorem L2: the local Lipschitz constant where no training point is, from the patterns of those that were sampled."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def theorem2(
     *, beta: float, gamma: float, consistent: Consistency | None = None, trajectory: Trajectory | None = None,
     rows: slice = slice(None),
 ) -> Statement:
-    """Theorem 2 at x (k, *shape): λ_f(R_x) <= (1+γ) β φ min{‖a ⊙ a_T‖_1 : S_T a = s(x)}, f being `model`.
+    """Theorem L2 at x (k, *shape): λ_f(R_x) <= (1+γ) β φ min{‖a ⊙ a_T‖_1 : S_T a = s(x)}, f being `model`.
 
     Args: `points` (m, *shape) sampled in T and their `costs` a_T (m,) = ‖b_1^{t+1} - b_1^t‖/(α_t ε_t); NaN costs are
-    left out. `beta` >= ‖W_1^t‖ on T, `gamma` of Assumption 1. `consistent`: what `assumption1` found; `trajectory`
+    left out, and points where a sigmoid is 1 up to rounding. `beta` >= ‖W_1^t‖ on T, `gamma` of Assumption 1. `consistent`: what `assumption1` found; `trajectory`
     and its `rows` that T is, one a point: with it the ledger is checked as far as it can be.
 
     `steps` has λ ("value") and the bound ("upper", NaN: no statement) of each x; `value` and `upper` are the largest
     over the x with a statement. No lower side. Raises `TrajectoryError` where the graph is no chain, or arguments do
     not fit each other.
     """
-    at, sampled, costs, known = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
+    at, sampled, costs, rounded = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
     ledger = region_ledger(model, sampled, costs, beta, gamma, consistent, trajectory, rows)
-    sums = least_costs(sampled, np.stack([costs, _rounding(trajectory, rows, len(costs))])[:, known], at)
-    return _statement("Theorem 2", FORMULA, at, sampled, sums, beta, gamma, ledger)
+    sums = least_costs(sampled, rounded, at)
+    return _statement("Theorem L2", FORMULA, at, sampled, sums, beta, gamma, ledger)
 
 
 def theorem2_sum(
@@ -60,12 +60,10 @@ def theorem2_sum(
 
     Arguments, result and errors as of `theorem2`.
     """
-    at, sampled, costs, known = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
+    at, sampled, costs, rounded = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
     ledger = region_ledger(model, sampled, costs, beta, gamma, consistent, trajectory, rows)
-    largest = np.stack([costs, _rounding(trajectory, rows, len(costs))])[:, known].max(axis=1)
-    return _statement(
-        "Corollary of Theorem 2", FORMULA_SUM, at, sampled, np.outer(largest, fewest(sampled, at)), beta, gamma, ledger
-    )
+    sums = np.outer(rounded.max(axis=1), fewest(sampled, at))
+    return _statement("Corollary of Theorem L2", FORMULA_SUM, at, sampled, sums, beta, gamma, ledger)
 
 
 def least_costs(sampled: Patterns, costs: Floats, at: Patterns) -> Floats:
@@ -125,11 +123,14 @@ def factor(sampled: Patterns) -> float:
 def _inputs(
     graph: ComputationGraph, model: nn.Module | Mapping[str, Tensor], x: Tensor, points: Tensor, costs: Floats,
     beta: float, gamma: float, trajectory: Trajectory | None, rows: slice,
-) -> tuple[Patterns, Patterns, Floats, NDArray[np.bool_]]:
-    """Patterns of x and of the points that have costs, the costs of all points, and which are known."""
+) -> tuple[Patterns, Patterns, Floats, Floats]:
+    """Patterns of x and of the k points that are used, all costs (NaN of the other points), (2, k) costs and rounding.
+
+    Left out are points without a cost, and those where rounding may have taken half of it, or more.
+    """
     costs = np.asarray(costs, dtype=np.float64)
-    if not (0 <= beta < np.inf and 0 <= gamma < np.inf):
-        raise TrajectoryError(f"theorem 2: beta {beta}, gamma {gamma}; expected both finite and at least 0")
+    if not (0 <= beta < np.inf and gamma >= 0):
+        raise TrajectoryError(f"theorem 2: beta {beta}, gamma {gamma}; expected both at least 0, beta finite")
     if costs.shape != (len(points),) or np.any(costs < 0):
         raise TrajectoryError(
             f"theorem 2: costs of shape {costs.shape}, least {np.nanmin(costs, initial=np.inf):g}, for {len(points)} "
@@ -143,7 +144,23 @@ def _inputs(
     known = np.isfinite(costs)
     if not known.any():
         raise TrajectoryError("theorem 2: no sampled point has a finite cost a_T; choose rows T with gradients")
-    return patterns(graph, model, x), patterns(graph, model, points[torch.from_numpy(known)]), costs, known
+    sampled = patterns(graph, model, points[torch.from_numpy(known)])
+    lost = _lost(sampled)
+    used = lost < 0.5
+    if not used.any():
+        raise TrajectoryError("theorem 2: the sigmoid is 1 up to rounding at all points; give others, or an earlier t")
+    known[known] = used
+    costs = np.where(known, costs, np.nan)
+    room = _rounding(trajectory, rows, len(costs))[known] + costs[known] * (lost / (1 - lost))[used]
+    return patterns(graph, model, x), sampled[used], costs, np.stack([costs[known], room])
+
+
+def _lost(sampled: Patterns) -> Floats:
+    """The share of its slope f' = f(1-f) that a sigmoid may lose in training, as 1 - f cancels (m,); below 1."""
+    if not sampled.sigmoid:
+        return np.zeros(len(sampled))
+    eps = np.finfo(np.float32 if sampled.single else np.float64).eps
+    return np.exp(np.minimum(np.log(8 * eps) + np.logaddexp(0, sampled.logits), -1e-3))
 
 
 def _statement(

@@ -12,7 +12,7 @@ import numpy as np
 
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory import assumptions as assume
-from covergraph.trajectory.assumptions import UPPER, allowance, ledger_of, move_rounding
+from covergraph.trajectory.assumptions import UPPER, allowance, ledger_of, move_rounding, precision
 from covergraph.trajectory.ledger import BOTH, Assumption, Ledger, Side, Statement, Status
 from covergraph.trajectory.trajectory import Trajectory
 from covergraph.values import Floats
@@ -31,7 +31,7 @@ def first_layer_norm(trajectory: Trajectory) -> Statement:
     bound = trajectory["top_upper"][0] + _before(grown)
     slip = _before(move_rounding(trajectory) * trajectory["input"] + _weight_rounding(trajectory, grown))
     return _statement(
-        "First layer norm (C.2, one layer)", "σ_1(W^t) <= σ_1(W^0) + Σ ‖Δb‖ ‖h‖", trajectory, ledger,
+        "Lemma L4 (one layer)", "σ_1(W^t) <= σ_1(W^0) + Σ ‖Δb‖ ‖h‖", trajectory, ledger,
         trajectory["top_lower"], np.full_like(bound, np.nan), bound, slip + allowance(trajectory) * bound,
     )
 
@@ -62,7 +62,7 @@ def first_layer_balance(first: Trajectory, second: Trajectory) -> Statement:
     start = float(first["frobenius"][1] ** 2 - ends[1]) if len(first) > 1 else np.nan
     bound = ends + start + _before(np.where(np.arange(len(first)) > 0, change, 0.0))
     statement = _statement(
-        "First layer norm (C.2, balance of two layers)",
+        "Lemma L4 (balance of two layers)",
         "σ_1(W_1)² <= ‖W_1‖_F² = ‖W_2‖_F² - ‖b_1‖² + D + Σ α² (‖∂ℓ/∂W_1‖² + ‖∂ℓ/∂b_1‖² - ‖∂ℓ/∂W_2‖²)",
         first, ledger, np.where(np.isnan(bias), np.nan, first["frobenius"] ** 2), bound, bound,
         _balance_rounding(first, second, own, other),
@@ -109,8 +109,7 @@ def _weight_move(trajectory: Trajectory) -> Floats:
 
 def _weight_rounding(trajectory: Trajectory, moved: Floats) -> Floats:
     """What rounding adds to one move of the weight (T,), as `move_rounding` of the bias."""
-    eps = np.finfo(trajectory.setting.dtype).eps
-    return 4 * eps * (trajectory["frobenius"] + moved)
+    return 4 * precision(trajectory) * (trajectory["frobenius"] + moved)
 
 
 def _balance_rounding(first: Trajectory, second: Trajectory, own: Floats, other: Floats) -> Floats:
@@ -119,7 +118,7 @@ def _balance_rounding(first: Trajectory, second: Trajectory, own: Floats, other:
     bias = first["bias"] + bias_move
     slip = np.zeros_like(own)
     for size, moved in ((first["frobenius"], own), (second["frobenius"], other), (bias, bias_move)):
-        far = 4 * np.finfo(first.setting.dtype).eps * (size + moved)
+        far = 4 * precision(first) * (size + moved)
         slip += 2 * (size + moved) * far + far**2 + allowance(first) * moved * (moved + size)
     norms = first["frobenius"] ** 2 + second["frobenius"] ** 2 + first["bias"] ** 2
     return _before(slip) + allowance(first) * norms
@@ -129,7 +128,7 @@ def _trained(trajectory: Trajectory, frozen: bool = False) -> Assumption:
     """The weight moves as the bias does."""
     size, moved = trajectory["frobenius"], _weight_move(trajectory)
     near = moved[:-1] + _weight_rounding(trajectory, moved)[:-1] + allowance(trajectory) * moved[:-1]
-    faster = bool(np.any(np.abs(np.diff(size)) > near + 4 * np.finfo(trajectory.setting.dtype).eps * size[:-1]))
+    faster = bool(np.any(np.abs(np.diff(size)) > near + 4 * precision(trajectory) * size[:-1]))
     stuck = not frozen and len(size) > 1 and bool(np.all(np.diff(size) == 0)) and float(np.sum(moved[:-1])) > 0
     status: Status = "false" if faster or stuck else "not checkable"
     seen = "its norm moves faster" if faster else "its norm never moves" if stuck else "its norm moves no faster"

@@ -1,4 +1,4 @@
-"""Condition (b) of Theorem 3: is every neural pathway of x active at some training point?"""
+"""Condition (b) of Theorem L3: is every neural pathway of x active at some training point?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Theorem 2 and its kin assume of a run, checked as far as the run shows it; Assumption 1 on snapshots."""
+"""What Theorem L2 and its kin assume of a run, checked as far as the run shows it; Assumption 1 on snapshots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from covergraph.graph.computation_graph import ComputationGraph
 
 STEPS = (assume.affine, assume.plain, assume.single, assume.scalar, assume.unshared, assume.once, assume.identity)
-"""What λ_t <= ‖W_1‖ a_t rests on (Theorem 1), besides that the layer is the first."""
+"""What λ_t <= ‖W_1‖ a_t rests on (Theorem L1), besides that the layer is the first."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def region_ledger(
     model: object, sampled: Patterns, costs: Floats, beta: float, gamma: float, consistent: Consistency | None,
     trajectory: Trajectory | None, rows: slice,
 ) -> Ledger:
-    """The assumptions of Theorem 2; those on the run are not checkable without its trajectory.
+    """The assumptions of Theorem L2; those on the run are not checkable without its trajectory.
 
     `costs`: one a row, NaN or infinite for the points that are not among the m `sampled`.
     """
@@ -106,12 +106,12 @@ def trained_function(model: object) -> Assumption:
 
 
 def run_assumptions(beta: float, trajectory: Trajectory | None, rows: slice) -> tuple[Assumption, ...]:
-    """How the costs came about: λ_t <= ‖W_1^t‖ a_t by Theorem 1, and ‖W_1^t‖ <= β."""
+    """How the costs came about: λ_t <= ‖W_1^t‖ a_t by Theorem L1, and ‖W_1^t‖ <= β."""
     weights = f"β = {beta:.6g}"
     if trajectory is None:
         means = "costs bound slopes: λ_t <= ‖W_1‖ a_t"
         return (
-            Assumption("Theorem 1 for the costs", "not checkable", means, "no trajectory given"),
+            Assumption("Theorem L1 for the costs", "not checkable", means, "no trajectory given"),
             Assumption("‖W_1‖ <= β", "not checkable", means, weights),
         )
     top = trajectory["top_upper"][rows]

@@ -1,4 +1,4 @@
-"""Theorem 3: what steady training with Dropout says of generalization, in the paper's form and made explicit.
+"""Theorem L3: what steady training with Dropout says of generalization, in the paper's form and made explicit.
 
 The logarithm and the o(1) of λ_steady are the paper's and could not be derived again, so nothing here is a certificate.
 """
@@ -33,7 +33,7 @@ GRID = math.pi**2 / 3 - 1
 
 @dataclass(frozen=True)
 class Robustness:
-    """Theorem 3 on one network.
+    """Theorem L3 on one network.
 
     steady: λ_f <= λ_steady, with the largest sampled slope as value; generalization: |er_emp - er_exp| at most the
     explicit form, value None unless it was measured. radius: r; cover: N at r rounded down to the grid; log_order:
@@ -52,11 +52,11 @@ class Robustness:
         """The numbers, the vacuous ones called so, and the ledger."""
         ledger = self.generalization.ledger.text()
         if self.cover is None:
-            return f"Theorem 3: no statement of generalization\n{ledger}"
+            return f"Theorem L3: no statement of generalization\n{ledger}"
         vacuous = " (vacuous: an error rate is at most 1)" if self.log_explicit >= 0 else ""
         details = self.steady.details
         return "\n".join([
-            f"Theorem 3: λ_steady = {details['lambda_steady']:.4g}, {details['ratio']:.4g} times the largest sampled "
+            f"Theorem L3: λ_steady = {details['lambda_steady']:.4g}, {details['ratio']:.4g} times the largest sampled "
             f"slope; the paper's sandwich allows O({details['logarithm']:.3g})",
             f"  r = {self.radius:.4g}; N({self.cover.radius:.4g}) = {_power(self.cover.log_number)}, {self.cover.what}",
             f"  √((N + log 1/δ)/n) = {_power(self.log_order)}: the paper's O(·), not a certificate",
@@ -76,7 +76,7 @@ def theorem3(
     gap: float | None = None, consistent: Consistency | None = None, trajectory: Trajectory | None = None,
     rows: slice = slice(None),
 ) -> Robustness:
-    """Theorem 3 for f = `model` with training points (n, *shape), trained (τ, φ)-steadily with Dropout 1/2.
+    """Theorem L3 for f = `model` with training points (n, *shape), trained (τ, φ)-steadily with Dropout 1/2.
 
     Args: `phi`, `beta` >= ‖W_1‖, `gamma` of Assumption 1, `zeta` with f^t(x^t) in [ζ, 1-ζ]; `sample` (k, *shape), other
     points of 𝒳 at which condition (b) and slopes are looked at; `cover` makes N from samples (n, n_0) and a radius;
@@ -98,14 +98,14 @@ def theorem3(
     steady = _steady(trained, at, numbers, ledger)
     radius, ledger = numbers["radius"], Ledger((*ledger, sound(steady), decided(trained)))
     if not (ledger.states("upper") and 0 < radius < math.inf):
-        none = Statement("Theorem 3", EXPLICIT, gap, None, None, ledger, details=numbers)
+        none = Statement("Theorem L3", EXPLICIT, gap, None, None, ledger, details=numbers)
         return Robustness(steady, none, radius, None, math.nan, math.nan, math.nan)
     bits = grid_exponent(radius)
     covering = cover(data, 2.0**-bits)
     log_explicit = robustness_form(covering.log_number, len(points), delta, bits)
     log_order = (np.logaddexp(cover(data, radius).log_number, math.log(-math.log(delta))) - math.log(len(points))) / 2
     upper = math.exp(log_explicit) if log_explicit < 709 else math.inf
-    general = Statement("Theorem 3", EXPLICIT, gap, None, upper, ledger, details=numbers | {"delta": delta})
+    general = Statement("Theorem L3", EXPLICIT, gap, None, upper, ledger, details=numbers | {"delta": delta})
     return Robustness(steady, general, radius, covering, float(log_order), log_explicit, -k * math.log(radius))
 
 
@@ -122,7 +122,7 @@ def grid_exponent(radius: float) -> int:
 def robustness_form(log_number: float, n: int, delta: float, bits: int) -> float:
     """log √((2K ln 2 + 2 ln(1/δ'))/n) with K = 2 N, δ' = δ/(GRID (1+|j|)²), j = `bits`.
 
-    Xu and Mannor (2012), Theorem 3, for the cells of each radius 2^{-j}, all j together with probability 1 - δ.
+    Xu and Mannor (2012), for the cells of each radius 2^{-j}, all j together with probability 1 - δ.
     """
     share = math.log(1 / delta) + math.log(GRID) + 2 * math.log1p(abs(bits))
     return float(np.logaddexp(math.log(4 * math.log(2)) + log_number, math.log(2 * share)) - math.log(n)) / 2
@@ -151,7 +151,7 @@ def _steady(trained: Patterns, at: Patterns, numbers: dict[str, float], ledger: 
     ratio = steady / largest if largest else math.inf
     room = RELATIVE["float32" if trained.single else "float64"] * largest
     return Statement(
-        "Theorem 3 (λ_steady)", STEADY, largest, None, steady if stated else None, ledger, room,
+        "Theorem L3 (λ_steady)", STEADY, largest, None, steady if stated else None, ledger, room,
         details=numbers | {"ratio": ratio},
     )
 

@@ -1,11 +1,11 @@
-"""The assumptions of Theorem 3, checked as far as the run and the samples show them."""
+"""The assumptions of Theorem L3, checked as far as the run and the samples show them."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import nn
 
-from covergraph.trajectory.dropout import Dropout, _parts
+from covergraph.trajectory.dropout import Dropout, in_order
 from covergraph.trajectory.ledger import Assumption, Ledger, Statement, Status
 from covergraph.trajectory.pathways import pathways_covered
 from covergraph.trajectory.patterns import Patterns
@@ -17,7 +17,7 @@ def robustness_ledger(
     model: object, trained: Patterns, at: Patterns, phi: float, beta: float, gamma: float, zeta: float,
     consistent: Consistency | None, trajectory: Trajectory | None, rows: slice,
 ) -> Ledger:
-    """All that Theorem 3 rests on, the paper's own conclusion on λ_f among it."""
+    """All that Theorem L3 rests on, the paper's own conclusion on λ_f among it."""
     last: Status = "true" if trained.sigmoid else "false"
     unseen = Consistency(True, 0.0, 0, False, "no snapshots")
     neurons = sum(layer.shape[1] for layer in trained.layers)
@@ -49,9 +49,10 @@ def dropout_half(model: object, depth: int) -> Assumption:
     rates = {m.p for m in own} | {m.p for m in usual if isinstance(m.p, float)}
     if rates != {0.5}:
         return Assumption(name, "false", "without it the theorem says nothing", f"rates found: {rates or 'none'}")
-    masked = sum(isinstance(part, nn.ReLU) for m in own for _, part in _parts(m.network))
-    if own and masked < depth - 1:
-        return Assumption(name, "false", "each hidden layer has its masks", f"{masked} of {depth - 1} layers have some")
+    masked = [sum(isinstance(part, nn.ReLU) for _, part in in_order(m.network)) for m in own]
+    if own and max(masked) < depth - 1:
+        what = "one Dropout around the whole network gives each of its layers masks after the same forward pass"
+        return Assumption(name, "false", what, f"{max(masked)} of {depth - 1} layers are in one")
     if not usual:
         return Assumption(name, "true", "training sees the slopes of masked networks", "covergraph's Dropout")
     if depth > 2:

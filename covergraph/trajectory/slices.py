@@ -1,4 +1,4 @@
-"""The map of local Lipschitz constants on a two-dimensional slice of the input space, with Theorem 2's prediction."""
+"""The map of local Lipschitz constants on a two-dimensional slice of the input space, with Theorem L2's prediction."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from covergraph.trajectory.trajectory import Trajectory
 from covergraph.values import Floats
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor, nn
 
     from covergraph.graph.computation_graph import ComputationGraph
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 class LipschitzMap:
     """Of the points origin + s_i u + s_j v, at [i, j] of arrays (resolution, resolution).
 
-    axis (resolution,): the s; lam: ‖∇f‖; regions: numbers of the distinct activation patterns; predictions: Theorem 2's
-    bound, NaN where it has no statement (everywhere if no points were given). `statement`: Theorem 2 on the whole grid.
+    axis (resolution,): the s; lam: ‖∇f‖; regions: numbers of the distinct activation patterns; predictions: the bound
+    of Theorem L2, NaN where it has no statement (everywhere if no points were given). `statement`: on the whole grid.
     """
 
     axis: Floats
@@ -53,6 +54,12 @@ class LipschitzMap:
         """Largest prediction/λ over the grid where λ > 0; None without a statement."""
         known = ~np.isnan(self.predictions) & (self.lam > 0)
         return float(np.max(self.predictions[known] / self.lam[known])) if known.any() else None
+
+    def plot(self, points: Floats | None = None) -> Figure:
+        """λ and Theorem 2's bound side by side, gray where it has no statement; dots at `points` (m, 2), their s, t."""
+        from covergraph.report.trajectories import plot_lipschitz_map
+
+        return plot_lipschitz_map(self, points)
 
 
 def lipschitz_map(

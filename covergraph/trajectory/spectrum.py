@@ -27,6 +27,8 @@ EXACT = 2**33
 """Up to so many multiplications, rows x columns x the smaller of both, singular values are computed."""
 PER_STEP = 2**16
 """So many multiplications a step are spent on them: they are computed again after as many steps as that takes."""
+PER_ROW = 2**12
+"""Of the steps within a block whose weights are kept, as many get singular values of their own as this pays for."""
 HISTORY = 2**19
 """Weights of a block's steps that are kept, so that their norms are taken all at once; of larger ones at each step."""
 SHORT = 2**20
@@ -128,7 +130,28 @@ class Spectrum:
             ceiling = math.sqrt(self.map.taps) * self._rounded_up(frobenius, plain=True)
             top = (top[0], np.minimum(top[1], ceiling))
         low, high = self._least(far, top[1], gradients)
-        return {"top_lower": top[0], "top_upper": top[1], "bottom_lower": low, "bottom_upper": high}
+        found = {"top_lower": top[0], "top_upper": top[1], "bottom_lower": low, "bottom_upper": high}
+        return self._closer(found, gradients) if self.history is not None and self.weight.dim() == 2 else found
+
+    def _closer(self, ends: dict[str, Floats], gradients: Tensor) -> dict[str, Floats]:
+        """The ends, where the steps' own weights give closer ones: from singular values at every k-th of them."""
+        assert self.history is not None
+        at = np.array([row for row in self.taken if row < len(gradients)], dtype=np.intp)
+        weights = self.history[at].double()
+        if not len(at) or not bool(torch.isfinite(weights).all()):
+            return ends
+        stride = -(-self.cost // PER_ROW)
+        near = np.arange(len(at)) // stride
+        values = torch.linalg.svdvals(weights[::stride]).cpu().numpy()
+        apart = torch.linalg.vector_norm((weights - weights[::stride][near]).flatten(1), dim=1).cpu().numpy()
+        room = self._rounded_up(apart) * (apart > 0) + rounding(torch.float64, *weights.shape[1:]) * values[near, 0]
+        own = {"top": _widened(values[near, 0], values[near, 0], room)}
+        if self.gain == "all rows" and self.map.outputs <= self.map.inputs:
+            own["bottom"] = _widened(values[near, -1], values[near, -1], room)
+        for end, (low, high) in own.items():
+            ends[f"{end}_lower"][at] = np.maximum(ends[f"{end}_lower"][at], low)
+            ends[f"{end}_upper"][at] = np.minimum(ends[f"{end}_upper"][at], high)
+        return ends
 
     def transposed(self, gradient: Tensor) -> Tensor:
         """Wᵀ g, flat."""
@@ -226,6 +249,10 @@ class Spectrum:
             fits = matrix.dim() == 1 or count <= matrix.shape[1]
             values, slack = self._values(matrix[support]) if fits else ([0.0], 0.0)
             low[at], high[at] = (values[-1] - slack - far[at]).clip(0), (values[-1] + slack + far[at]) * fits
+            if fits and self.history is not None and matrix.dim() == 2 and self.cost <= 4 * PER_ROW:
+                for row in at[np.isfinite(far[at])]:  # of the weights of its own step
+                    values, slack = self._values(self.history[row][support].double())
+                    low[row], high[row] = max(values[-1] - slack, 0.0), values[-1] + slack
         return low, high
 
 

@@ -1,4 +1,4 @@
-"""Theorem 1: the bias of a layer moves as fast as the network is steep in that layer's input.
+"""Theorem L1: the bias of a layer moves as fast as the network is steep in that layer's input.
 
 z = W h + b gives ∂ℓ/∂h = Wᵀ ∂ℓ/∂z, and ∂ℓ/∂b is the sum of the ∂ℓ/∂z, so σ_min ‖∂ℓ/∂b‖ <= ‖Σ ∂ℓ/∂h_i‖ <= σ_1 ‖∂ℓ/∂b‖
 at each step; and plain SGD shows ‖∂ℓ/∂b‖ = ‖Δb‖/α. Statements and proofs: docs/mathematics.md.
@@ -24,7 +24,7 @@ BATCHES = (assume.affine, assume.plain, assume.unshared, assume.once, assume.ide
 
 
 def theorem1(trajectory: Trajectory, *, steps: slice | None = None) -> Statement:
-    """Theorem 1: Σ_T λ_t/σ_1(W^t) <= Σ_T ‖b^{t+1} - b^t‖/(α_t ε_t) <= √P Σ_T λ_t/σ_min(W^t), step by step.
+    """Theorem L1: Σ_T λ_t/σ_1(W^t) <= Σ_T ‖b^{t+1} - b^t‖/(α_t ε_t) <= √P Σ_T λ_t/σ_min(W^t), step by step.
 
     T: the rows of `steps` (default: all) with ε_t and α_t not 0, and with λ_t measured; `details` counts the others. P:
     the entries of z that share an entry of b (the lower side needs P = 1). Batches and vector outputs keep the upper
@@ -35,7 +35,7 @@ def theorem1(trajectory: Trajectory, *, steps: slice | None = None) -> Statement
     used, details = _used(trajectory, rows, "alpha", "epsilon")
     factor = np.divide(1.0, scale, out=np.full_like(scale, np.nan), where=used)
     return summed(
-        "Theorem 1", "Σ λ/σ_1(W) <= Σ ‖Δb‖/(α ε) <= √P Σ λ/σ_min(W)",
+        "Theorem L1", "Σ λ/σ_1(W) <= Σ ‖Δb‖/(α ε) <= √P Σ λ/σ_min(W)",
         with_rows(ledger_of(trajectory, rows, MOVES), "non-zero gradient", used),
         {
             "step": trajectory["step"][rows],
@@ -55,7 +55,7 @@ def theorem1_gradient(trajectory: Trajectory, *, steps: slice | None = None) -> 
     rows = steps or ALL
     used, details = _used(trajectory, rows)
     return summed(
-        "Theorem 1 (gradients)", "Σ ‖Σ ∂ℓ/∂h_i‖/σ_1(W) <= Σ ‖∂ℓ/∂b‖ <= √P Σ ‖Σ ∂ℓ/∂h_i‖/σ_min(W)",
+        "Theorem L1 (gradients)", "Σ ‖Σ ∂ℓ/∂h_i‖/σ_1(W) <= Σ ‖∂ℓ/∂b‖ <= √P Σ ‖Σ ∂ℓ/∂h_i‖/σ_min(W)",
         with_rows(ledger_of(trajectory, rows, GRADIENTS), "both gradients measured", used),
         {
             "step": trajectory["step"][rows],
@@ -78,7 +78,7 @@ def theorem1_batches(trajectory: Trajectory, *, steps: slice | None = None) -> S
     factor = np.divide(1.0, alpha, out=np.full_like(alpha, np.nan), where=used)
     moved = move_rounding(trajectory)[rows] + _relative(trajectory, "move", rows)
     return summed(
-        "Theorem 1 (batches)", "Σ ‖Σ ∂ℓ/∂h_i‖/σ_1(W) <= Σ ‖Δb‖/α <= √P Σ Σ ε_i λ_i/σ_min(W)",
+        "Theorem L1 (batches)", "Σ ‖Σ ∂ℓ/∂h_i‖/σ_1(W) <= Σ ‖Δb‖/α <= √P Σ Σ ε_i λ_i/σ_min(W)",
         with_rows(ledger_of(trajectory, rows, BATCHES), "moves and gradients measured", used),
         {
             "step": trajectory["step"][rows],

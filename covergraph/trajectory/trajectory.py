@@ -164,7 +164,7 @@ class Trajectory:
 
     @cached_property
     def phi(self) -> Floats:
-        """φ(τ) = max_{t>=τ} a_t (T,): the run is (τ, φ(τ))-steady (Definition 1); NaN after the last gradient."""
+        """φ(τ) = max_{t>=τ} a_t (T,): the run is (τ, φ(τ))-steady (section 6); NaN after the last gradient."""
         return np.fmax.accumulate(self.normalized[::-1])[::-1]
 
     def variance(self, start: int = 0, stop: int | None = None) -> float:
@@ -200,7 +200,7 @@ class Trajectory:
         return explain_trajectory(self)
 
     def plot(self) -> Figure:
-        """λ_t, a_t between Theorem 1's sides, lengths, loss and variance, as a matplotlib figure."""
+        """λ_t, a_t between Theorem L1's sides, lengths, loss and variance, as a matplotlib figure."""
         from covergraph.report.trajectories import plot_trajectory
 
         return plot_trajectory(self)

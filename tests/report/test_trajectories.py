@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import LogNorm
 
 from covergraph.report import trajectories
+from covergraph.trajectory.slices import LipschitzMap
 from covergraph.trajectory.trajectory import COLUMNS, Layer, Moments, Setting, Trajectory
 from covergraph.values import Floats
 
@@ -73,3 +76,43 @@ def test_the_sentences_say_what_f_is_and_how_far_the_bias_went() -> None:
     words = ("fc1.bias", "sigmoid", "went 0.4 in all", "ended 0.4 from its start", "median 2", "product of norms was 7")
     for word in words:
         assert word in told
+
+
+def drawn_map(lam: Floats, predictions: Floats) -> tuple[list[QuadMesh], list[LineCollection], list[str]]:
+    """Meshes, borders and titles of a map of two regions: s = -1, and the others."""
+    found = LipschitzMap(np.array([-1.0, 0.0, 1.0]), lam, np.array([[0] * 3, [1] * 3, [1] * 3]), predictions)
+    axes = found.plot(np.array([[0.5, -1.0]])).axes[:2]
+    assert all([list(line.get_xydata()[0]) for line in ax.lines] == [[0.5, -1.0]] for ax in axes)
+    shown = [child for ax in axes for child in ax.collections]
+    meshes = [child for child in shown if isinstance(child, QuadMesh)]
+    borders = [child for child in shown if isinstance(child, LineCollection)]
+    return meshes, borders, [ax.get_title() for ax in axes]
+
+
+def test_a_map_shows_slopes_bounds_and_borders() -> None:
+    lam = np.array([[1.0] * 3, [2.0] * 3, [2.0] * 3])
+    bounds = np.where(lam == 1, 3.0, np.nan)
+    (left, right), borders, titles = drawn_map(lam, bounds)
+    np.testing.assert_array_equal(left.get_array(), lam.T)  # s to the right
+    np.testing.assert_array_equal(np.ma.getmaskarray(right.get_array()), np.isnan(bounds).T)
+    np.testing.assert_array_equal(right.get_array().compressed(), 3.0)
+    for mesh in (left, right):
+        assert (mesh.norm.vmin, mesh.norm.vmax) == (1, 3) and not isinstance(mesh.norm, LogNorm)
+    for border in borders:
+        sides = np.array(border.get_segments())
+        np.testing.assert_array_equal(sides, [[[-0.5, t - 0.5], [-0.5, t + 0.5]] for t in (-1, 0, 1)])
+    assert "2 regions" in titles[0] and "33.3 %" in titles[1]
+
+
+def test_borders_in_the_other_direction() -> None:
+    found = LipschitzMap(np.array([0.0, 1.0]), np.ones((2, 2)), np.array([[0, 1], [0, 1]]), np.full((2, 2), np.nan))
+    np.testing.assert_array_equal(trajectories._borders(found), [[[-0.5, 0.5], [0.5, 0.5]], [[0.5, 0.5], [1.5, 0.5]]])
+
+
+def test_a_map_of_large_spread_is_logarithmic_and_a_constant_one_can_be_drawn() -> None:
+    lam = np.array([[0.0] * 3, [1.0] * 3, [101.0] * 3])
+    (left, right), *_ = drawn_map(lam, np.full((3, 3), np.nan))
+    assert isinstance(left.norm, LogNorm) and left.norm is right.norm and (left.norm.vmin, left.norm.vmax) == (1, 101)
+    assert float(left.norm(0.0)) == 0  # not masked: gray says that there is no statement
+    assert np.ma.getmaskarray(right.get_array()).all()
+    drawn_map(np.zeros((3, 3)), np.zeros((3, 3)))

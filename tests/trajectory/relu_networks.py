@@ -1,4 +1,4 @@
-"""Random ReLU networks with sampled points and their costs, by torch alone, for the tests of Theorem 2."""
+"""Random ReLU networks with sampled points and their costs, by torch alone, for the tests of Theorem L2."""
 
 from __future__ import annotations
 

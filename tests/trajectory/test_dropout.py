@@ -1,4 +1,4 @@
-"""The Dropout of Theorem 3, against its formula written out."""
+"""The Dropout of Theorem L3, against its formula written out."""
 
 from __future__ import annotations
 
@@ -132,6 +132,31 @@ def test_convolutions_and_nested_modules_and_the_first_layer_runs_once() -> None
     calls.clear()
     Dropout(network).train()(x)
     assert len(calls) == 1
+
+
+def test_a_module_that_occurs_twice_runs_twice() -> None:
+    torch.manual_seed(3)
+    act, square = nn.ReLU(), nn.Linear(3, 3)
+    block = nn.Sequential(square, act)
+    network = nn.Sequential(block, nn.Linear(3, 3), act, block, square, nn.Linear(3, 1)).double()
+    x = torch.randn(9, 3, dtype=torch.float64)
+    ones = [torch.ones(9, 3)] * 3
+    expected = network(x)
+    torch.testing.assert_close(masked_forward(network, x, ones), expected)
+    torch.testing.assert_close(Dropout(network, 0.0).train()(x), expected)
+    ours, theirs = (gradients(value, network) for value in (masked_forward(network, x, ones), expected))
+    assert all(torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+class Twice(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(super().forward(x))
+
+
+@pytest.mark.parametrize("network", [Twice(nn.Linear(3, 3)), nn.Sequential(Twice(nn.Linear(3, 3)), nn.Linear(3, 1))])
+def test_a_sequential_with_a_forward_of_its_own_is_refused(network: nn.Sequential) -> None:
+    with pytest.raises(TrajectoryError, match="Twice has a forward"):
+        Dropout(network)
 
 
 class Shift(nn.Module):

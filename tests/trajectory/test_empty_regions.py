@@ -1,4 +1,4 @@
-"""Theorem 2 on networks small enough to write out all Π n_l rows: against a dense LP, and as an inequality."""
+"""Theorem L2 on networks small enough to write out all Π n_l rows: against a dense LP, and as an inequality."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
+from torch import nn
 from trajectory.relu_networks import Case, dense, graph_of, network, random_case, slopes, two_neurons
 
 import covergraph
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.empty_regions import factor, fewest, least_costs, theorem2, theorem2_sum
+from covergraph.trajectory.ledger import Statement
 from covergraph.trajectory.patterns import Patterns, patterns
 
 
@@ -129,6 +131,49 @@ def test_the_lp_prefers_the_cheap_combination() -> None:
         theorem2(graph, model, at, X, np.full(4, np.nan), beta=1.0, gamma=0.0)
     with pytest.raises(TrajectoryError, match="expected one norm"):
         theorem2(graph, model, at, X, np.ones(3), beta=1.0, gamma=0.0)
+
+
+@pytest.mark.parametrize("theorem", [theorem2, theorem2_sum])
+def test_numbers_that_make_no_sense_are_refused(theorem: Callable[..., Statement]) -> None:
+    model = two_neurons()
+    X = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    graph, costs = covergraph.trace(model, X), np.ones(2)
+    for beta, gamma in ((-1.0, 0.0), (np.nan, 0.0), (np.inf, 0.0), (1.0, -0.5), (1.0, np.nan)):
+        with pytest.raises(TrajectoryError, match="both at least 0, beta finite"):
+            theorem(graph, model, X, X, costs, beta=beta, gamma=gamma)
+    for x, message in ((X[:0], "at least one"), (X.float(), "float64"), (X * np.nan, "not finite")):
+        with pytest.raises(TrajectoryError, match=message):
+            theorem(graph, model, x, X, costs, beta=1.0, gamma=0.0)
+    assert theorem(graph, model, X, X, [3.0, 4.0], beta=1.0, gamma=0.0).upper is not None  # a list of numbers
+
+
+def test_a_saturated_sigmoid_leaves_no_statement_and_says_so() -> None:
+    model = nn.Sequential(*two_neurons(), nn.Sigmoid())
+    X = torch.tensor([[1.0, -1.0], [-300.0, 300.0]], dtype=torch.float64)
+    with torch.no_grad():
+        model[2].weight.mul_(-1)
+    found = theorem2(covergraph.trace(model, X), model, X, X, np.ones(2), beta=1.0, gamma=0.0)
+    assert found.upper is None and [a.name for a in found.ledger.with_status("false")] == ["0 < f < 1 at the points"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_costs_of_saturated_sigmoids_are_rounded(dtype: torch.dtype) -> None:
+    """f' = f(1-f) of autograd loses the digits of 1 - f as f nears 1; where it is 0, so is the cost."""
+    model = nn.Sequential(*two_neurons(), nn.Sigmoid()).to(dtype)
+    X = torch.stack([torch.linspace(0.1, 15, 150), -torch.ones(150)], 1).to(dtype)
+    graph, costs = covergraph.trace(model, X), slopes(model, X, "b")
+    at = torch.tensor([[1e-9, -1.0]], dtype=dtype)  # f = 1/2: the slope is the largest that φ allows for
+    assert costs[-1] == 0
+    stated, tight = 0, 0
+    for i in range(len(X)):
+        try:
+            found = theorem2(graph, model, at, X[i : i + 1], costs[i : i + 1], beta=1.0, gamma=0.0)
+        except TrajectoryError as error:
+            assert "1 up to rounding" in str(error)
+            continue
+        assert found.violations == 0 and found.upper is not None and found.value is not None
+        stated, tight = stated + 1, tight + (found.upper < found.value * (1 - 1e-3))
+    assert 10 < stated < 140 and tight > 0  # the plain bound is too small here and there, by more than 1e-3
 
 
 def test_the_fewest_patterns_of_a_product() -> None:

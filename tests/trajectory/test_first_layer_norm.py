@@ -51,6 +51,12 @@ def test_the_norm_is_bounded_by_its_own_moves(seed: int, dtype: torch.dtype, rat
     assert s.upper is not None and s.value == trajectory["top_lower"][-1]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_covered(dtype: str) -> None:
+    first, second = (replace(t, setting=replace(t.setting, dtype=dtype)) for t in two_layers(0, nn.ReLU()))
+    assert first_layer_norm(first).violations == first_layer_balance(first, second).violations == 0
+
+
 def test_the_norm_bound_is_an_equality_when_all_moves_are_parallel() -> None:
     # f(x) = w x + b with x = 1 and a far target: each move adds to w.
     model = nn.Sequential(nn.Linear(1, 1)).double()

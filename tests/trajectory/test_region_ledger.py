@@ -1,4 +1,4 @@
-"""Theorem 2 on runs of SGD, with Assumption 1 checked at each step, and its ledger by cases."""
+"""Theorem L2 on runs of SGD, with Assumption 1 checked at each step, and its ledger by cases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import covergraph
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.dropout import Dropout
 from covergraph.trajectory.empty_regions import theorem2, theorem2_sum
-from covergraph.trajectory.region_ledger import assumption1
+from covergraph.trajectory.region_ledger import assumption1, trained_function
 from covergraph.trajectory.trajectory import COLUMNS, Layer, Moments, Setting, Trajectory
 
 Run = tuple[Case, Trajectory, list[dict[str, torch.Tensor]]]
@@ -106,6 +106,24 @@ def test_assumption_1_measures_gamma_and_sees_a_changed_pattern() -> None:
         assumption1(graph, [], points)
 
 
+class Functional(nn.Module):
+    """A chain in eval mode that drops inputs in train mode, with no module that says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.inner(nn.functional.dropout(x, training=self.training))
+        return out
+
+
+def test_a_forward_of_ones_own_may_drop_neurons() -> None:
+    assert trained_function(Functional().inner).status == "true"
+    found = trained_function(Functional())
+    assert found.status == "not checkable" and "Functional" in found.evidence
+
+
 BROKEN = {
     "momentum": ({"plain": False, "reason": "momentum 0.9"}, {}, "plain SGD"),
     "another layer": ({"isometric": False}, {}, "the layer's input is the model's input"),
@@ -137,6 +155,17 @@ def test_beta_points_and_dropout_are_checked(runs: list[Run]) -> None:
     assert false(case.model, case.points, case.beta) == []
     assert false(case.model, case.points, 0.9 * case.beta) == ["‖W_1‖ <= β"]
     assert false(case.model, case.points + 1, case.beta) == ["the points are those sampled in T"]
+    cheap = theorem2(
+        case.graph, case.model, case.x, case.points, case.costs / 2, beta=case.beta, gamma=0.5, trajectory=run
+    )
+    assert [a.name for a in cheap.ledger.with_status("false")] == ["the points are those sampled in T"]
+    some = np.where(np.arange(len(case.costs)) % 2, case.costs, np.nan)  # others are left out by the user
+    half = theorem2(case.graph, case.model, case.x, case.points, some, beta=case.beta, gamma=0.5, trajectory=run)
+    assert half.upper is not None and half.details["points"] == np.isfinite(some).sum()
+    with pytest.raises(TrajectoryError, match="12 rows of the trajectory for 5 points"):
+        theorem2(
+            case.graph, case.model, case.x, case.points[:5], case.costs[:5], beta=1.0, gamma=0.0, trajectory=run
+        )
     wrapped = Dropout(case.model)
     graph = covergraph.trace(wrapped.eval(), case.x[:1])
     found = theorem2(graph, wrapped, case.x, case.points, case.costs, beta=case.beta, gamma=0.5)

@@ -1,4 +1,4 @@
-"""Theorem 3's numbers against their formulas, its explicit form as an inequality, its ledger by cases."""
+"""Theorem L3's numbers against their formulas, its explicit form as an inequality, its ledger by cases."""
 
 from __future__ import annotations
 
@@ -176,10 +176,40 @@ def test_vacuous_values_are_called_so_and_overflow_is_no_error() -> None:
     cover = lambda X, r: manifold_cover(r, 5000.0, 10.0)  # noqa: E731
     huge = stated(Dropout(network()), points(), cover=cover)
     assert huge.generalization.upper == math.inf and math.isfinite(huge.log_explicit) and "10^" in huge.text()
-    fine = stated(Dropout(network()), points(), phi=1e-9, gap=0.1)
+    flat = network()
+    with torch.no_grad():
+        flat[-2].weight.mul_(1e-10)
+        flat[-2].bias.fill_(1.0)
+    fine = stated(Dropout(flat), points(), phi=1e-9, gap=0.1)
     assert fine.cover is not None and fine.cover.number == 1 and fine.generalization.value == 0.1
     one_ball = robustness_form(0.0, 40, 0.05, -round(math.log2(fine.cover.radius)))
     assert fine.generalization.upper == pytest.approx(math.exp(one_ball))
+
+
+def test_a_slope_above_lambda_steady_leaves_no_statement_of_generalization() -> None:
+    found = stated(Dropout(network()), points(), phi=1e-9)
+    assert found.steady.violations == 1 and found.cover is None and found.generalization.upper is None
+    assert [a.name for a in found.generalization.ledger.with_status("false")] == ["no sampled slope exceeds λ_steady"]
+    even = network()
+    with torch.no_grad():
+        even[-2].weight.zero_()
+        even[-2].bias.zero_()
+    none = stated(Dropout(even), points())
+    assert none.steady.upper is not None and none.generalization.upper is None and none.radius == 0
+    assert [a.name for a in none.generalization.ledger.with_status("false")] == ["no training point at f = 1/2"]
+
+
+def test_dropout_of_a_part_of_the_network_is_not_the_papers() -> None:
+    plain = network((4, 3))
+    part = nn.Sequential(*plain[:2], Dropout(plain[2:]))
+    assert false(stated(part, points())) == ["Dropout 1/2, masks after the forward pass, unscaled"]
+
+
+@pytest.mark.parametrize("name", ["phi", "beta", "gamma", "dimension"])
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(TrajectoryError, match=f"{name} {value}"):
+        stated(Dropout(network()), points(), **{name: value})
 
 
 # Condition (b).

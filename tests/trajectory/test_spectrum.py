@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from trajectory.recorded import ScaleShift, dense
 
+import covergraph as cg
 from covergraph.trajectory.layer import _module_node, at_node
 from covergraph.trajectory.layer_map import Map
 from covergraph.trajectory.spectrum import Spectrum
@@ -171,3 +172,32 @@ def test_a_huge_layer_has_its_frobenius_norm() -> None:
     norm = float(torch.linalg.matrix_norm(layer.weight.detach()[:100], 2))
     assert norm <= found["top_upper"] <= 1.6 * float(layer.weight.detach().norm())
     assert found["bottom_lower"] == 0 and np.isnan(found["bottom_upper"])
+
+
+@pytest.mark.parametrize("sides", [(6, 9), (9, 6)])
+def test_small_weights_are_known_at_every_step(sides: tuple[int, int]) -> None:
+    """Also within a block, where W has gone further than its least singular value; active rows, too."""
+    torch.manual_seed(3)
+    rows, columns = sides
+    net = nn.Sequential(nn.Linear(columns, rows), nn.ReLU(), nn.Linear(rows, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+    weights, supports = [], []
+    with cg.TrajectoryRecorder(net, optimizer, active_rows=rows > columns) as recorder:
+        for _ in range(60):
+            optimizer.zero_grad()
+            x = torch.randn(1, columns)
+            (net(x) - x.sum()).square().sum().backward()
+            weights.append(net[0].weight.detach().double().clone())
+            supports.append(net[0].bias.grad != 0)
+            optimizer.step()
+    found = recorder.trajectory
+    exact = [torch.linalg.svdvals(w) for w in weights]
+    np.testing.assert_allclose(found["top_upper"], [float(s[0]) for s in exact], rtol=1e-10)
+    np.testing.assert_allclose(found["top_lower"], [float(s[0]) for s in exact], rtol=1e-10)
+    if rows > columns:
+        exact = [torch.linalg.svdvals(w[s]) for w, s in zip(weights, supports, strict=True)]
+    known = [i for i, s in enumerate(supports) if 0 < int(s.sum()) <= columns]
+    assert len(known) > 20
+    least = [float(exact[i][-1]) for i in known]
+    np.testing.assert_allclose(found["bottom_lower"][known], least, rtol=1e-9)
+    np.testing.assert_allclose(found["bottom_upper"][known], least, rtol=1e-9)

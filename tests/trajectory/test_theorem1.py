@@ -1,4 +1,4 @@
-"""Theorem 1 on random nets, against closed forms, and where a side must not be stated."""
+"""Theorem L1 on random nets, against closed forms, and where a side must not be stated."""
 
 from __future__ import annotations
 

@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 from measures import by_complexity, ended, final, symbol, variance
 from tasks import Task
 
+from covergraph.report.trajectories import draw_slopes, scale
+from covergraph.trajectory import LipschitzMap
+
 COLORS = ("#440154", "#31688e", "#35b779", "#e8a400")  # viridis, its yellow darkened: told apart by color-blind eyes
 STYLES = ("-", "--", "-.", ":")
 TITLES = {"sinusoid": "MLP, sinusoids", "images": "CNN, images"}
@@ -154,4 +157,23 @@ def parameters(panels: Mapping[str, Panel]) -> Figure:
         axes.set_title(f"{TITLES[name]}: other parameters", fontsize=10)
         axes.legend(fontsize=8, ncols=2)
         axes.grid(alpha=0.3)
+    return figure
+
+
+def maps(found: Arrays) -> Figure:
+    """λ and Theorem 2's prediction on the plane of the data, one column a frequency."""
+    runs = len(found["complexity"])
+    figure = Figure(figsize=(3 * runs + 0.4, 6.8), layout="constrained")
+    grid = figure.subplots(2, runs, sharex=True, sharey=True, squeeze=False)
+    for i in range(runs):
+        drawn = LipschitzMap(*(found[name][i] for name in ("axis", "lam", "regions", "predictions")))
+        norm, points = scale(drawn), found["points"][i]
+        draw_slopes(grid[0, i], drawn, drawn.lam, norm, points)
+        mesh = draw_slopes(grid[1, i], drawn, drawn.predictions, norm, points)
+        grid[0, i].set_title(f"f = {found['complexity'][i]:g}: $\\lambda$ on {drawn.count} regions", fontsize=10)
+        grid[1, i].set_title(f"Theorem 2, on {100 * drawn.share:.1f} % of the grid", fontsize=10)
+        grid[1, i].set_xlabel("$z_1$")
+        figure.colorbar(mesh, ax=list(grid[:, i]), location="bottom", aspect=30, shrink=0.85, pad=0.02)
+    for row in grid:
+        row[0].set_ylabel("$z_2$")
     return figure

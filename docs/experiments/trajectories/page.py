@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import fill
 
 import figures
+import map_page
 import measures
 import numpy as np
 from epochs import Arrays
-from tasks import Plan, Task
+from paragraphs import listed, table, wrapped
+from tasks import MAPS, Plan, Task
 
 Results = Mapping[Plan, Arrays | None]
 HEADS = {"sinusoid": "Task 1: sinusoids", "images": "Task 2: images with corrupted labels"}
@@ -53,14 +54,6 @@ def main_group(results: Results, name: str) -> tuple[Plan, Arrays]:
         if plan.task == name and plan.variant == "main" and found is not None:
             return plan, found
     raise ValueError(f"no main runs of {name}: let run.py train them first")
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
-def listed(words: list[str]) -> str:
-    return ", ".join(words) or "none"
 
 
 def definition(task: Task, plan: Plan, source: str) -> str:
@@ -122,7 +115,7 @@ def theorem(results: Results) -> str:
         "momentum and Adam: λ ≤ ‖∂ℓ/∂b‖/ε ≤ λ": lambda p: p.optimizer != "sgd",
     }
     for kind, chosen in kinds.items():
-        groups = [f for p, f in results.items() if f is not None and p.variant != "agreement" and chosen(p)]
+        groups = [f for p, f in results.items() if f is not None and p.by_epoch and chosen(p)]
         instances, violations, still = (
             sum(int(np.nansum(f[name], dtype=float)) for f in groups) for name in ("instances", "violations", "still"))
         gap = max((float(np.nanmax(f["gap"])) for f in groups), default=0.0)
@@ -183,7 +176,7 @@ def panels(results: Results, task: Task) -> dict[str, tuple[Plan, Arrays]]:
     plan, found = main_group(results, task.name)
     others = {
         p.variant: (p, f) for p, f in results.items()
-        if p.task == task.name and p.variant not in ("main", "agreement", "parameters") and f is not None
+        if p.task == task.name and p.by_epoch and p.variant not in ("main", "parameters") and f is not None
     }
     if others:
         size = next(iter(others.values()))[0]
@@ -242,6 +235,8 @@ def write(results: Results, tasks: Mapping[str, Task], docs: Path, source: str) 
     others = {name: (task, watched(results, task)) for name, task in tasks.items()}
     if all(found for _, found in others.values()):
         made["parameters"] = figures.parameters(others)
+    maps = {plan.variant: found for plan, found in results.items() if plan.variant in MAPS and found is not None}
+    made |= {name.replace(" ", "_"): figures.maps(found) for name, found in maps.items()}
     folder = docs / "figures" / "trajectories"
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in made.items():
@@ -260,6 +255,7 @@ def text(results: Results, tasks: Mapping[str, Task], source: str, made: list[st
         "length": "The length so far (the paper's A.4).",
         "variants": "Variants: mean per-epoch sums against the task's complexity, three seeds, medians and quartiles.",
         "parameters": "Other parameters: means relative to the least complex task.",
+        **map_page.CAPTIONS,
     }
     pictures = {name: f"![{name}](figures/trajectories/{name}.png)\n\n*{captions[name]}*" for name in made}
     seconds = sum(float(found["seconds"]) for found in results.values() if found is not None)
@@ -269,15 +265,13 @@ def text(results: Results, tasks: Mapping[str, Task], source: str, made: list[st
         parts += [f"## {HEADS[name]}", definition(task, plan, source), claims(task, plan, found)]
         parts.append(f"These runs took {float(found['seconds']):.0f} seconds on one thread.")
     parts += [pictures.pop("figure2"), pictures.pop("figure3"), pictures.pop("length")]
-    parts += [theorem(results), agreement(results), "## Variants", VARIANTS.strip()]
+    parts += [theorem(results), agreement(results), *map_page.section(results, tasks)]
+    parts += [pictures.pop(name) for name in map_page.CAPTIONS if name in pictures]
+    parts += ["## Variants", VARIANTS.strip()]
     parts += [*(variants(results, task) for task in tasks.values()), pictures.pop("variants")]
     parts += [open_questions(results, tasks), *pictures.values()]
     parts.append(f"All groups together took {seconds / 60:.0f} minutes of one thread each, two at a time.")
     return "\n\n".join(wrapped(part) for part in "\n\n".join(parts).split("\n\n")) + "\n"
-
-
-def wrapped(paragraph: str) -> str:
-    return paragraph if paragraph[0] in "#|!" else fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
 
 
 VARIANTS = """

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import maps
 import numpy as np
 import ordinary
 import page
@@ -22,7 +23,7 @@ import stacked
 import torch
 from epochs import Arrays
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from tasks import Plan, source, tasks
+from tasks import MAPS, Plan, source, tasks
 
 ROOT = Path(__file__).resolve().parents[3]
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -51,7 +52,9 @@ def plans(full: bool = False) -> list[Plan]:
             if setting is not None:
                 found.append(Plan(task, variant, (0, 1, 2), epochs if full else fewer, **setting))
         found.append(Plan(task, "agreement", (0,), 10 if task == "sinusoid" else 1))
-    return sorted(found, key=lambda plan: (plan.variant == "agreement", plan.variant != "main"))
+    small = (("width", 10), ("hidden", 0))
+    found += [Plan("sinusoid", name, (0,), 600, options=small if name == "small map" else ()) for name in MAPS]
+    return sorted(found, key=lambda plan: (not plan.by_epoch, plan.variant != "main"))
 
 
 def load(out: Path, plan: Plan) -> Arrays | None:
@@ -80,8 +83,10 @@ def train(index: int, plan: Plan, out: Path, full: bool, folder: Path | None) ->
     def report(share: float) -> None:
         shares[index] = share
 
-    compare = plan.variant == "agreement"
-    found = ordinary.compare(task, plan) if compare else stacked.train(task, plan, report)
+    if plan.variant == "agreement":
+        found = ordinary.compare(task, plan)
+    else:
+        found = (maps.compute if plan.variant in MAPS else stacked.train)(task, plan, report)
     seconds = time.perf_counter() - began
     file = out / f"{plan.name}.npz"
     np.savez(file.with_suffix(".part.npz"), **found, plan=np.array(repr(plan)), seconds=np.array(seconds))

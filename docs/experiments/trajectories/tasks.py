@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
+MAPS = ("map", "small map")  # the variants of which the local Lipschitz constants on a plane are kept
 Pool = tuple[Tensor, Tensor]  # all images (M, C, H, W), standardized, and their classes 0 and 1 (M,)
 
 
@@ -27,6 +28,7 @@ class Data:
     held: Tensor
     train_targets: Tensor
     held_targets: Tensor
+    plane: Tensor | None = None  # orthonormal columns (n, 2), where the inputs lie on a plane
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Plan:
     @property
     def name(self) -> str:
         return f"{self.task}-{self.variant}{self.part}"
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether its results are the statistics of epochs."""
+        return self.variant not in ("agreement", *MAPS)
 
 
 class Shift(nn.Module):
@@ -115,7 +122,7 @@ def sinusoid(frequency: float, seed: int, points: int = 100, held: int = 1000) -
     phase = 2 * math.pi * torch.rand(2, generator=generator)
     y = torch.sin(math.pi * frequency * z + phase).prod(1, keepdim=True)
     rows = torch.arange(points + held)
-    return Data(z @ Q.T, rows[:points], rows[points:], y[:points], y[points:])
+    return Data(z @ Q.T, rows[:points], rows[points:], y[:points], y[points:], Q)
 
 
 def images(share: float, seed: int, pool: Callable[[], Pool], per_class: int) -> Data:
