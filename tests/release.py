@@ -109,7 +109,8 @@ class Trial:
         if not z.requires_grad:
             return z, torch.zeros_like(own)
         (gradient,) = torch.autograd.grad(z.sum(), own)
-        return z.detach(), gradient
+        undefined = ~gradient.isfinite().flatten(1).all(1) & (z == 1)  # 0 times a pole, where z is constant
+        return z.detach(), torch.where(undefined.reshape(-1, *[1] * (gradient.dim() - 1)), 0.0, gradient)
 
     def gradient_norms(self, gradients: Tensor) -> Tensor:
         """Dual norms: Euclidean for hidden values, nuclear for Jacobians."""

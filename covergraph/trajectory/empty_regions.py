@@ -37,9 +37,10 @@ def theorem2(
 ) -> Statement:
     """Theorem L2 at x (k, *shape): λ_f(R_x) <= (1+γ) β φ min{‖a ⊙ a_T‖_1 : S_T a = s(x)}, f being `model`.
 
-    Args: `points` (m, *shape) sampled in T and their `costs` a_T (m,) = ‖b_1^{t+1} - b_1^t‖/(α_t ε_t); NaN costs are
-    left out, and points where a sigmoid is 1 up to rounding. `beta` >= ‖W_1^t‖ on T, `gamma` of Assumption 1. `consistent`: what `assumption1` found; `trajectory`
-    and its `rows` that T is, one a point: with it the ledger is checked as far as it can be.
+    Args: `points` (m, *shape) sampled in T and their `costs` a_T (m,) = ‖b_1^{t+1} - b_1^t‖/(α_t ε_t); left out are
+    NaN costs, and points where a sigmoid is 1 up to rounding. `beta` >= ‖W_1^t‖ on T, `gamma` of Assumption 1.
+    `consistent`: what `assumption1` found; `trajectory` and its `rows` that T is, one a point: with it the ledger is
+    checked as far as it can be.
 
     `steps` has λ ("value") and the bound ("upper", NaN: no statement) of each x; `value` and `upper` are the largest
     over the x with a statement. No lower side. Raises `TrajectoryError` where the graph is no chain, or arguments do
