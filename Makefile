@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs mutation bench zoo trajectories clean
+.PHONY: help demo test lint docs mutation bench zoo trajectories adapters clean
 
 help:
 	@echo "make demo      bounds of six networks trained on real images"
@@ -19,6 +19,7 @@ help:
 	@echo "make zoo       bounds of some 230 architectures, written to docs/coverage.md; may be interrupted"
 	@echo "make trajectories"
 	@echo "               the experiments on training, written to docs/trajectories.md; may be interrupted"
+	@echo "make adapters  the tests of the callbacks for Lightning and Hugging Face, with these packages"
 	@echo "make clean     remove .venv, caches and builds"
 
 # An environment may serve another clone, or have moved with its folder: the stamp names the clone it was made for.
@@ -66,6 +67,10 @@ trajectories: export OMP_NUM_THREADS = 1
 trajectories: $(STAMP)
 	$(PY) -m pip install -q -c .ci/constraints.txt -e '.[dev,experiments]'
 	$(PY) docs/experiments/trajectories/run.py $(FULL)
+
+adapters: $(STAMP)
+	$(PY) -m pip install -q -c .ci/constraints.txt -e '.[dev,training]'
+	$(PY) -m pytest tests/trajectory/test_adapters.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,8 @@
-"""Callbacks for other packages' loops record what a plain loop records. Each needs its package (extra `training`)."""
+"""Callbacks for other packages' loops record what a plain loop records. They need their packages: `make adapters`."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ import covergraph as cg
 X = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
 Y = X[:, :1].sin()
 SHOWN = ("loss", "epsilon", "pull", "gradient", "move", "distance", "alpha", "samples")
+
+
+def working(name: str) -> Any:
+    """The module; the test is skipped where it is not installed, or does not import (as beside another torchvision)."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        pytest.skip(f"{name} cannot be imported: {error}")
 
 
 def network() -> nn.Sequential:
@@ -64,7 +73,7 @@ def test_a_step_with_a_closure_is_recorded_as_one_without() -> None:
 
 
 def fit(path: Path, epochs: int, checkpoint: Path | None = None) -> cg.Trajectory:
-    lightning = pytest.importorskip("lightning.pytorch")
+    lightning = working("lightning.pytorch")
     from covergraph.adapters.lightning import TrajectoryCallback
 
     class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
@@ -98,8 +107,8 @@ def test_lightning_records_what_a_plain_loop_does_and_resumes(tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_records_what_a_plain_loop_does_and_resumes(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    working("transformers.trainer"), working("accelerate")
+    transformers = working("transformers")
     from covergraph.adapters.transformers import TrajectoryCallback
 
     class Model(nn.Module):
