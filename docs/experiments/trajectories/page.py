@@ -278,5 +278,6 @@ VARIANTS = """
 Three seeds each. Batches of 4 and 16 with 4 and 16 times the learning rate (A.6); half and twice the width, two more
 layers (MLP) or one more convolution (CNN) (A.5); `nn.Dropout(0.5)` before the last layer of the CNN; momentum 0.9 with
 a tenth of the learning rate; Adam with 1e-4; LayerNorm before each ReLU but the first. "main": the first three seeds
-of the main runs, cut to as many epochs.
+of the main runs, cut to as many epochs. Compare a variant with this row, not with the full runs: what has not set in
+there by then is not the variant's doing.
 """
