@@ -12,21 +12,24 @@ from covergraph.values import Floats
 
 MEMORY = 2**24
 """Bytes that the biases of a block may take in double precision."""
-DEVICE = ("loss", "alpha", "epsilon", "pull", "pulls", "input", "frobenius", "drift", "log_product")
+DEVICE = ("loss", "alpha", "epsilon", "pull", "pulls", "input", "frobenius", "drift", "apart", "log_product")
 """What is measured during a step, on the device."""
 MOVED = ("gradient", "move", "residual", "distance", "bias")
 """What follows from the biases and their gradients when a block is flushed."""
 
 
 class Buffers:
-    """`length` rows: b^{t+1} and ∂ℓ/∂b of each step, and the numbers of `DEVICE`. `start` is b^0, `previous` b^t."""
+    """`length` rows: b^{t+1} and ∂ℓ/∂b of each step, and the numbers of `DEVICE`. `start` is b^0, `previous` b^t.
+
+    One more row is for a step in progress while those before it could not be written.
+    """
 
     def __init__(self, bias: Tensor, flush: int) -> None:
         value = bias.detach()
         self.length = max(1, min(flush, MEMORY // max(8 * value.numel(), 1)))
         self.start, self.previous = value.clone(), value.clone()
-        self.biases, self.gradients = (value.new_zeros(self.length, *value.shape) for _ in range(2))
-        self.numbers = torch.full((self.length, len(DEVICE)), torch.nan, dtype=torch.float64, device=value.device)
+        self.biases, self.gradients = (value.new_zeros(self.length + 1, *value.shape) for _ in range(2))
+        self.numbers = torch.full((self.length + 1, len(DEVICE)), torch.nan, dtype=torch.float64, device=value.device)
         self.bias_rows, self.gradient_rows = list(self.biases), list(self.gradients)
         self.slots = [dict(zip(DEVICE, row, strict=True)) for row in self.numbers]
         self.moments = RunningMoments.none(value)

@@ -56,6 +56,8 @@ class Map:
         """Wᵀ g, flat, for g of the shape of z."""
         if self.node is None:
             return gradient.reshape(-1)
+        if isinstance(self.node.operation, op.Linear) and len(self.slot) == 1:
+            return gradient.reshape(-1) @ weight.detach()
         with torch.enable_grad():
             h = torch.zeros(1, *self.slot, dtype=weight.dtype, device=weight.device, requires_grad=True)
             z = apply(self.node.operation, self.node, [h], Context({"weight": weight.detach()}))

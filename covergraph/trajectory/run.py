@@ -55,7 +55,6 @@ class Run:
         self.passes = Passes(watched, self.bias, self.weight, self.buffers, watch, options.every, options.output)
         self.step, self.blocks, self.version = 0, 0, -1
         self.alphas, self.samples = [math.nan] * self.buffers.length, [0] * self.buffers.length
-        self.compared: tuple[Tensor, Tensor] | None = None
         self.spectrum: Spectrum | None = None
         self.layer: Layer | None = None
         self.loaded: Mapping[str, Any] | None = None
@@ -73,10 +72,23 @@ class Run:
 
     def before_step(self) -> None:
         """W^t is what it was when the gradients were made: it is measured, and compared with them."""
+        if self.bias.grad is None:
+            self.passes.forget_zeroed()
         self.passes.require_seen()
+        if self.row == self.buffers.length:
+            self.flush()  # the last one failed
         self.version = self.passes.weight_version
         if self.layer is None or self.passes.met:
             self._begin()
+        if self.row == 0 and facts.mixes(self.model):
+            self.setting = facts.learned(self.setting, "", True, None)
+        if torch.is_autocast_enabled(self.bias.device.type):
+            with torch.autocast(self.bias.device.type, enabled=False):
+                self._measure()
+        else:
+            self._measure()
+
+    def _measure(self) -> None:
         assert self.spectrum is not None
         row, rate = self.row, self.optimizer.param_groups[self.group]["lr"]
         slots = self.buffers.slots[row]
@@ -85,8 +97,7 @@ class Run:
         self.alphas[row] = math.nan if isinstance(rate, Tensor) else float(rate)
         if self.passes.measures:
             self.spectrum.measure(self.step, row, slots["drift"], slots["frobenius"])
-            if self.compared is None:
-                self._compare(row)
+            self._compare(row)
         if self.options.product and row == 0 and self.blocks % self.options.product == 0:
             slots["log_product"].fill_(self._log_product())
 
@@ -101,9 +112,9 @@ class Run:
         if measured and (seen.inner != seen.samples or elsewhere):
             self.setting = replace(self.setting, once=False)
         self.step += 1
+        self._aim()
         if self.row == self.buffers.length:
             self.flush()
-        self._aim()
 
     @torch.no_grad()
     def flush(self, border: bool = False) -> None:
@@ -133,7 +144,6 @@ class Run:
         moved = drift[~np.isnan(drift)]
         self.spectrum.finish_block(self.step, float(moved[-1]) if len(moved) else 0.0)
         self.buffers.begin_block(rows)
-        self.compared = None
         self.blocks += 1
         self._aim()
 
@@ -152,6 +162,7 @@ class Run:
             )
         self.passes.met = False
         watched = self.watched
+        self.setting = replace(self.setting, isometric=watched.isometric)
         if self.layer is not None and math.prod(watched.slot or ()) <= self.layer.inputs:
             return
         shape = watched.shape or tuple(self.bias.shape)
@@ -173,13 +184,12 @@ class Run:
 
     @torch.no_grad()
     def _compare(self, row: int) -> None:
-        """Keep ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ and ‖∂ℓ/∂b‖ of the block's first step, if the bias is not shared."""
+        """‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the step, if the bias is not shared."""
         assert self.layer is not None and self.spectrum is not None
         pulled = self.passes.now.pulled
         if self.layer.shared == 1 and self.watched.ordered and pulled is not None and self.passes.now.gradients:
-            gradient = self.buffers.gradient_rows[row]
-            difference = self.spectrum.transposed(gradient).double() - pulled.double()
-            self.compared = torch.linalg.vector_norm(difference), torch.linalg.vector_norm(gradient.double())
+            difference = self.spectrum.transposed(self.buffers.gradient_rows[row]).sub(pulled)
+            torch.linalg.vector_norm(difference, dtype=torch.float64, out=self.buffers.slots[row]["apart"])
 
     @torch.no_grad()
     def _log_product(self) -> float:
@@ -209,17 +219,22 @@ class Run:
             columns["frobenius"] = np.full(rows, math.sqrt(math.prod(self.watched.slot or ())))
         mixing = facts.mixes(self.model)
         reason = facts.not_plain(self.optimizer, self.optimizer.param_groups[self.group])
-        learned = facts.learned(self.setting, reason, mixing, self._identity(ends["top_upper"]))
+        learned = facts.learned(self.setting, reason, mixing, self._identity(columns, ends["top_upper"]))
         self.setting = replace(learned, outputs=self.passes.outputs)
         return columns | ends
 
-    def _identity(self, top: Floats) -> float | None:
-        """What was compared in this block, relative to ‖W‖ ‖∂ℓ/∂b‖."""
-        if self.compared is None:
-            return None
-        apart, size = (float(norm) for norm in self.compared)
-        scale = size * float(np.nanmax(top, initial=0.0))
-        return apart / scale if scale else (0.0 if apart == 0 else math.inf)
+    def _identity(self, columns: Mapping[str, Floats], top: Floats) -> float | None:
+        """The largest of what was compared in this block, relative to ‖W‖ ‖∂ℓ/∂b‖, or Σ ‖∂ℓ/∂h_i‖ if that is larger.
+
+        At least by how much autocast rounds W.
+        """
+        coarse = self.passes.coarse if self.passes.coarse > torch.finfo(self.bias.dtype).eps else None
+        known = np.isfinite(columns["apart"])
+        if not known.any():
+            return coarse
+        scale = np.fmax(top * columns["gradient"], columns["pulls"])[known]
+        lost = 1e6 * torch.finfo(self.bias.dtype).tiny  # below it gradients underflow
+        return max(coarse or 0.0, float(np.max(columns["apart"][known] / np.fmax(scale, lost))))
 
     def state(self) -> dict[str, Any]:
         """What `load` needs to go on with the same bits; tensors, numbers and names."""
@@ -228,7 +243,6 @@ class Run:
         return {
             "step": self.step, "row": row, "every": self.passes.every, "blocks": self.blocks,
             "alphas": self.alphas[:row], "samples": self.samples[:row],
-            "compared": None if self.compared is None else [float(norm) for norm in self.compared],
             "setting": asdict(self.setting), "layer": None if self.layer is None else asdict(self.layer),
             "written": asdict(self.store.written), "buffers": self.buffers.state(row),
             "memory": torch.frombuffer(bytearray(self.store.memory) or bytearray(1), dtype=torch.uint8).clone(),
@@ -242,8 +256,9 @@ class Run:
         shape = state["buffers"]["start"].shape
         if known != self.watched.bias or shape != self.bias.shape or row >= self.buffers.length:
             raise TrajectoryError(
-                f"trajectory: the state is of {known!r} with {row} rows, expected one of {self.watched.bias!r} with "
-                f"less than {self.buffers.length}; load it for the model and with the options that it was saved with"
+                f"trajectory: the state is of {known!r} with {row} rows that are not written, expected one of "
+                f"{self.watched.bias!r} with less than flush = {self.buffers.length}; load it for the model that it "
+                "was saved with, and with the same flush, or a larger one"
             )
         self.buffers.load(state["buffers"], row)
         last = self.buffers.biases[row - 1] if row else self.buffers.previous
@@ -254,11 +269,8 @@ class Run:
             )
         self.store.go_back(file.Written(**state["written"]), bytes(state["memory"].cpu().numpy()))
         self.setting = Setting(**state["setting"])
-        self.step, self.blocks, self.passes.every = state["step"], state["blocks"], state["every"]
+        self.step, self.blocks, self.passes.every = state["step"], state["blocks"], self.options.every or state["every"]
         self.alphas[:row], self.samples[:row] = state["alphas"], state["samples"]
-        if state["compared"] is not None:
-            apart, size = (torch.tensor(norm, dtype=torch.float64) for norm in state["compared"])
-            self.compared = apart, size
         self.loaded = state
         self._aim()
 

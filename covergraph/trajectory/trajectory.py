@@ -78,7 +78,8 @@ class Setting:
     `isometric`: the layer's input is the model's input up to the order of entries, and nothing else reads it, so that
     ∂ℓ/∂h is ∂ℓ/∂x. `piecewise`: the graph is piecewise linear up to a last sigmoid. `once`: the layer ran once between
     two steps for each sample. `mixing`: samples of a batch influence each other (BatchNorm in train mode).
-    `identity`: largest ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ relative to ‖W‖ ‖∂ℓ/∂b‖, where it was compared.
+    `identity`: largest ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the measured steps, relative to the larger of ‖W‖ ‖∂ℓ/∂b‖ and
+    Σ ‖∂ℓ/∂h_i‖; None if the bias is shared.
     `dtype`: of the bias.
     """
 
