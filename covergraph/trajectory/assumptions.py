@@ -209,8 +209,8 @@ def sampled(trajectory: Trajectory, rows: slice) -> Assumption:
     """Every training point is drawn."""
     return Assumption(
         "every training point is sampled from τ on", "not checkable",
-        "the bound is proved at the points sampled at these steps, each under the weights of its own step, also where "
-        "λ was not measured", "", READING,
+        "the bound is proved at the points sampled at the steps where λ was measured, each under the weights of its "
+        "own step", "", READING,
     )
 
 

@@ -18,8 +18,8 @@ DISTANCE = (assume.affine, assume.plain, assume.once, assume.identity, assume.ra
 def corollary1(trajectory: Trajectory, tau: int = 0) -> Statement:
     """Corollary L1: the run is (τ, φ)-steady with φ = max_{t>=τ} ‖b^{t+1} - b^t‖/(α_t ε_t), so λ_t <= β φ for t >= τ.
 
-    β = max_{t>=τ} σ_1(W^t). `tau` is a row. Proved of the points sampled in t >= τ, until the record ends; the paper's
-    "with high probability at every training point" is not claimed. `details`: beta, phi.
+    β = max σ_1(W^t), t >= τ where λ was measured. `tau` is a row. Proved of the points sampled at these t, until the
+    record ends; the paper's "with high probability at every training point" is not claimed. `details`: beta, phi.
     """
     if not 0 <= tau < len(trajectory):
         raise TrajectoryError(f"corollary1: tau = {tau}, expected one of the rows 0 to {len(trajectory) - 1}")
@@ -27,8 +27,9 @@ def corollary1(trajectory: Trajectory, tau: int = 0) -> Statement:
     scale = (trajectory["alpha"] * trajectory["epsilon"])[rows]
     lam, moved = trajectory.lam[rows], trajectory.normalized[rows]
     used = np.isfinite(lam) & np.isfinite(moved)
-    known = np.isfinite(trajectory["top_upper"][rows]).all()
-    beta = float(np.max(trajectory["top_upper"][rows])) * (1 + allowance(trajectory))
+    top = trajectory["top_upper"][rows][used]
+    known = np.isfinite(top).all()
+    beta = float(np.max(top, initial=0.0)) * (1 + allowance(trajectory))
     phi = float(np.max(moved[np.isfinite(moved)], initial=0.0))
     room = np.divide(move_rounding(trajectory)[rows], scale, out=np.full_like(scale, np.nan), where=used)
     ledger = with_rows(

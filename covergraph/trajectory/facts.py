@@ -7,12 +7,13 @@ from typing import Any
 
 import sympy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from covergraph.errors import TrajectoryError, UnsupportedOperationError
+from covergraph.errors import CovergraphError, TrajectoryError, UnsupportedOperationError
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import T
+from covergraph.graph.interpreter import Context, stream
 from covergraph.graph.kinks import good_parts
 from covergraph.graph.node import Node
 from covergraph.trajectory.layer import Watched
@@ -56,9 +57,16 @@ def first_setting(
         last="" if graph is None else last_node(graph).operation.label,
         isometric=watched.isometric,
         piecewise=None if graph is None else is_piecewise_linear(graph) and not mixing,
+        once=graph is None or _readers(graph, watched.bias) <= 1,
         mixing=mixing or (None if graph is None else False),
         dtype=str(bias.dtype).removeprefix("torch."),
     )
+
+
+def _readers(graph: ComputationGraph, bias: str) -> int:
+    """How many nodes read the bias, by whatever name."""
+    name = graph.weights.ties.get(bias, bias)
+    return sum(name in graph.weights.sources(other) for node in graph.nodes for other in node.parameter.values())
 
 
 def learned(setting: Setting, reason: str, mixing: bool, identity: float | None) -> Setting:
@@ -97,6 +105,23 @@ def changes_in_training(model: nn.Module) -> str | None:
     """The first module in train mode that does something else than its node on the graph, which is of eval mode."""
     kinds = (nn.modules.dropout._DropoutNd, *_MIXING)
     return next((path for path, m in model.named_modules() if isinstance(m, kinds) and m.training), None)
+
+
+@torch.no_grad()
+def computes(graph: ComputationGraph, model: nn.Module, given: list[Tensor], output: Tensor) -> bool:
+    """Whether the model's output is the graph's, up to half precision; True if that cannot be asked.
+
+    Nothing is asked of graphs with several inputs, nor where modules are known to do something else in train mode.
+    """
+    if len(given) != 1 or len(graph.inputs) != 1 or changes_in_training(model):
+        return True
+    try:
+        *_, (_, value) = stream(graph, Context.of(model, graph), {graph.inputs[0].name: given[0]})
+    except (CovergraphError, RuntimeError):
+        return True
+    if value.numel() != output.numel():
+        return True
+    return bool((value.reshape(-1) - output.reshape(-1)).norm() <= 0.02 * output.norm())
 
 
 def last_node(graph: ComputationGraph) -> Node:

@@ -140,11 +140,15 @@ class Written:
 
 @dataclass
 class Store:
-    """What has been written: to a file, or without a path to memory. `written` changes only after a whole write."""
+    """What has been written: to a file, or without a path to memory. `written` changes only after a whole write.
+
+    `interrupted`: the last write did not come to its end.
+    """
 
     path: Path | None
     written: Written = field(default_factory=Written)
     memory: bytearray = field(default_factory=bytearray, repr=False)
+    interrupted: bool = False
 
     def require_new(self) -> None:
         """Raise `TrajectoryError` if there is a file already."""
@@ -170,12 +174,22 @@ class Store:
             self.memory[old.size :] = content
         else:
             with _accessible(self.path), self.path.open("r+b", buffering=0) as stream:
+                self._require_alone(stream.seek(0, os.SEEK_END))
                 stream.seek(old.size)
-                left = memoryview(content)
+                left, self.interrupted = memoryview(content), True
                 while left:
                     left = left[stream.write(left) :]
                 stream.truncate()
         self.written = Written(old.size + len(content), zlib.crc32(content, old.crc), old.rows + new_rows)
+        self.interrupted = False
+
+    def _require_alone(self, size: int) -> None:
+        """Raise `TrajectoryError` if the file is not as long as this store left it."""
+        if size != self.written.size and not self.interrupted:
+            raise TrajectoryError(
+                f"trajectory: {self.path} has {size} bytes, expected the {self.written.size} that this recorder wrote: "
+                "something else writes to it; give each recorder a path of its own"
+            )
 
     def trajectory(self) -> Trajectory:
         """What has been written so far."""

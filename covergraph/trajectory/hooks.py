@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Hook:
-    """A hook on a module. `copy.deepcopy` and `torch.save` of the module make of it one that does nothing."""
+    """A hook on a module. `copy.deepcopy` and `torch.save` of the module make of it one that does nothing.
+
+    `torch.compile` does not look into it: it would compile anew for every row.
+    """
 
     __slots__ = ("function",)
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+        compiles = "torch._dynamo" in sys.modules  # to import it takes seconds
+        self.function = torch.compiler.disable(function) if compiles else function  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)
@@ -33,15 +40,37 @@ def _ignore(*args: Any) -> None:
     return None
 
 
+@contextmanager
+def silenced(model: nn.Module) -> Iterator[None]:
+    """No forward hooks of the user's, who may collect what passes by; those before a module may make its weights."""
+    kept = [(module, module._forward_hooks) for module in model.modules()]
+    try:
+        for module, _ in kept:
+            module._forward_hooks = OrderedDict()
+        yield
+    finally:
+        for module, hooks in kept:
+            module._forward_hooks = hooks
+
+
 class BackwardWatch:
-    """Between `start` and `stop`: is a backward pass under way, and on what?
+    """Between `start` and `stop`: is a backward pass under way, and on what? `begun` counts them, `on_begin` is told.
 
     `torch.autograd.backward`, through which `Tensor.backward` goes, is replaced as long as any watch runs.
     """
 
     def __init__(self) -> None:
-        self.depth = 0
+        self.depth, self.begun = 0, 0
         self.loss: Tensor | None = None
+        self.on_begin: Callable[[], None] | None = None
+
+    def begin(self, tensors: Any) -> None:
+        """A backward pass begins, perhaps inside of another one, as for checkpointed activations."""
+        if self.depth == 0:
+            self.loss, self.begun = _scalar(tensors), self.begun + 1
+            if self.on_begin is not None:
+                self.on_begin()
+        self.depth += 1
 
     def start(self) -> None:
         """Begin to watch."""
@@ -68,9 +97,7 @@ def _install() -> None:
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
         watches = tuple(_WATCHES)
         for watch in watches:
-            watch.depth += 1
-            if watch.depth == 1:
-                watch.loss = _scalar(tensors)
+            watch.begin(tensors)
         try:
             original(tensors, *args, **kwargs)
         finally:

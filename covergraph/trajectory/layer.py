@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from covergraph.errors import TrajectoryError
 from covergraph.graph import operations as op
@@ -108,7 +109,8 @@ def at_node(graph: ComputationGraph, node: Node, model: nn.Module) -> Watched:
     if last is None or bias not in _parameters(model) or (role is not None and weight not in _parameters(model)):
         raise TrajectoryError(
             f"trajectory: {where}, {node.text()!r}, is the first with parameters and has no bias or weight that is an "
-            "entry of the model, expected z = W h + b with W and b learned; " + _name_one(model)
+            "entry of the model (what is made of others is none), expected z = W h + b with W and b learned; "
+            + _name_one(model)
         )
     assert bias is not None
     slot, isometric = graph[node.inputs[0]].shape, _is_isometric(graph, node)
@@ -217,7 +219,7 @@ def _input_module(model: nn.Module, name: str, isometric: bool, where: str) -> t
         return model, ""
     raise TrajectoryError(
         f"trajectory: the input of {where} is not an argument of a module, and other operations come before it or read "
-        f"it, too; expected {name!r} in a module of its own: use nn.Linear or a convolution module"
+        f"it, too; expected {name!r} in a module of its own, nn.Linear or a convolution; or " + _name_one(model)
     )
 
 
@@ -247,16 +249,15 @@ def _of_module(path: str, module: nn.Module, model: nn.Module, graph: Computatio
         for node in () if graph is None else graph.nodes:
             if graph is not None and node.inputs and _bias_of(graph, node) in names:
                 return at_node(graph, _before(graph, node), model)
+        instead = f", or a parameter, {', '.join(f'{path}.{key}' for key in own)}, of which no theorem speaks"
         raise TrajectoryError(
             f"trajectory: the module {path!r} is {type(module).__name__}, expected a linear layer or a convolution "
-            "with a bias; name one, or one of its parameters, "
-            f"{', '.join(f'{path}.{k}' for k in own) or 'of which it has none'}, of which no theorem speaks"
+            "with a bias; " + _name_one(model) + instead * bool(own)
         )
     if not {"weight", "bias"} <= set(own):
         raise TrajectoryError(
             f"trajectory: the module {path!r} ({type(module).__name__}) has the parameters {sorted(own)}, expected "
-            "weight "
-            "and bias; " + _name_one(model)
+            "weight and bias; " + _name_one(model)
         )
     _require_zeros(path, module)
     kind: Kind = "linear" if isinstance(module, nn.Linear) else "convolution"
@@ -285,6 +286,7 @@ def _parameters(model: nn.Module) -> dict[str, torch.nn.Parameter]:
 
 def _name_one(model: nn.Module) -> str:
     known = [(path, m) for path, m in model.named_modules() if isinstance(m, (nn.Linear, *Convolutions)) and path]
-    layers = [path for path, m in known if m.bias is not None]
+    known = [(path, m) for path, m in known if not isinstance(m, NonDynamicallyQuantizableLinear)]  # never called
+    layers = [path for path, m in known if {"weight", "bias"} <= dict(m.named_parameters(recurse=False)).keys()]
     names = ", ".join(repr(name) for name in layers[:6]) + (", ..." if len(layers) > 6 else "")
     return f"name a layer with layer='...': {names or 'a linear layer or a convolution with a bias, or a parameter'}"

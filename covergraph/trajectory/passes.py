@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.buffers import Buffers
 from covergraph.trajectory.hooks import BackwardWatch
-from covergraph.trajectory.layer import Watched
+from covergraph.trajectory.layer import Convolutions, Watched
 
 PER_STEP = 2**14
 """Of so many weights, ∂ℓ/∂h and the drift of W are taken at every step; of k times as many, at every k-th."""
@@ -39,7 +40,9 @@ class Passes:
     """The hooks on the model, the layer and the bias; they write to row `row` of the buffers, without synchronization.
 
     `measures`: whether ∂ℓ/∂h is taken in the step in progress. Gradients count only inside of backward(); what came of
-    backward passes whose gradients were zeroed without a step is forgotten.
+    backward passes whose gradients were zeroed without a step is forgotten. `size`: ‖h‖ in the pass under way, of one
+    sample. `coarse`: the relative rounding of W under autocast. `given`: the model's input in the first pass, if h is
+    said to be a reordering of it.
     """
 
     def __init__(
@@ -54,6 +57,10 @@ class Passes:
         self.slot: tuple[int, ...] | None = None
         self.met = False
         self.outputs = 0
+        self.size: Tensor | None = None
+        self.coarse = 0.0
+        self.given: Tensor | None = None
+        watch.on_begin = self.forget_zeroed
 
     @property
     def weight_version(self) -> int:
@@ -72,10 +79,12 @@ class Passes:
         place, h = first_tensor(args, kwargs, self.watched.name)
         if h.shape[1:] != self.slot:
             self._meet(h)
-        if len(h) == 1:
-            slot = self.buffers.slots[self.row]["input"]
-            torch.linalg.vector_norm(h.detach(), dtype=torch.float64, out=slot)
-            self.stale.add("input")
+        if torch.is_autocast_enabled(h.device.type):
+            self.coarse = max(self.coarse, torch.finfo(torch.get_autocast_dtype(h.device.type)).eps / 2)
+        self.size = torch.linalg.vector_norm(h.detach(), dtype=torch.float64) if len(h) == 1 else None
+        if self.watch.depth:  # checkpointed activations, computed again after the output was
+            self._set_input(self.size)
+            self.size = None
         if not self.measures:
             return None
         alias = h.view_as(h) if h.requires_grad else h.detach().requires_grad_()
@@ -88,18 +97,33 @@ class Passes:
         """The model has run."""
         if not torch.is_grad_enabled():
             return
-        if self.now.gradients and (self.bias.grad is None or self.bias.grad._version != self.version):
-            self.take()  # gradients were zeroed without a step
+        size, self.size = self.size, None
         output = chosen(result, self.output)
         if not output.requires_grad:
             return
         if output.dim() == 0:
             raise TrajectoryError(
-                "trajectory: the model's output has no batch dimension, expected (batch, ...); if it is the loss, let "
-                "the model return what the loss is computed from"
+                "trajectory: the model's output has no batch dimension, expected (batch, ...); if the model squeezes "
+                "it, let it use squeeze(-1); if it is the loss, let the model return what the loss is computed from"
+            )
+        if output.is_complex():
+            raise TrajectoryError(
+                f"trajectory: the model's output has type {output.dtype}, expected real numbers; let the model return "
+                "torch.view_as_real(...) of it"
             )
         self.outputs = output.shape[1:].numel()
-        output.register_hook(self._on_output_gradient)  # type: ignore[no-untyped-call]
+        output.register_hook(partial(self._on_output_gradient, size))  # type: ignore[no-untyped-call]
+
+    def forget_zeroed(self) -> None:
+        """Forget gradients that were zeroed without a step; what changes them otherwise, such as clipping, may stay.
+
+        Only where they were changed in place is the device waited for.
+        """
+        if not self.now.gradients:
+            return
+        grad = self.bias.grad
+        if grad is None or (grad._version != self.version and not bool(grad.any())):
+            self.take()
 
     def take(self) -> Seen:
         """What was seen since the last time; numbers that are not of it become stale."""
@@ -115,8 +139,8 @@ class Passes:
             torch.linalg.vector_norm(self.now.pulled, dtype=torch.float64, out=slots["pull"])
         if not self.now.gradients:
             self.buffers.gradient_rows[self.row].zero_()
-        if self.now.samples == 1:
-            self.stale.discard("input")
+        if self.now.samples != 1:
+            self._set_input(None)
         for name in self.stale - fresh:
             slots[name].fill_(math.nan)
         seen = self.take()
@@ -138,7 +162,10 @@ class Passes:
                 f"trajectory: the input of {self.watched.name!r} has type {h.dtype}, expected real numbers; name a "
                 "later layer with layer='...'"
             )
+        self._require_batch(h)
         self.slot, self.met = tuple(h.shape[1:]), True
+        if self.given is not None:
+            self._compare(self.given, h)
         completed = self.watched.completed(self.slot)
         moves = self.watched.kind == "linear" and isinstance(self.watched.module, nn.Linear)
         if not moves and math.prod(self.slot) != math.prod(completed.slot or ()):
@@ -152,10 +179,28 @@ class Passes:
             work = len(h) * weights * math.prod(completed.shape or ()) // max(completed.channels, 1)
             self.every = max(1, -(-weights // PER_STEP), -(-work // WORK))
 
-    def _on_output_gradient(self, gradient: Tensor) -> None:
+    def _require_batch(self, h: Tensor) -> None:
+        """Raise `TrajectoryError` if a linear layer or a convolution gets one sample without a batch dimension."""
+        module = self.watched.module
+        needed = len(module.kernel_size) + 2 if isinstance(module, Convolutions) else 1 + isinstance(module, nn.Linear)
+        if h.dim() < needed:
+            raise TrajectoryError(
+                f"trajectory: the input of {self.watched.name!r} has shape {tuple(h.shape)}, expected a batch in dim 0 "
+                "of it; pass model(x[None]), and the target likewise"
+            )
+
+    def _compare(self, given: Tensor, h: Tensor) -> None:
+        """Input dropout, noise and the like are not on the graph, which is of eval mode: has h the entries of x?"""
+        ends = (values.detach().double().reshape(-1).sort().values for values in (given, h))
+        if not torch.equal(*ends):
+            self.watched = replace(self.watched, isometric=False)
+        self.given = None
+
+    def _on_output_gradient(self, size: Tensor | None, gradient: Tensor) -> None:
         if self.watch.depth:
             self.now.samples += len(gradient)
             self._add_norms("epsilon", gradient.detach())
+            self._set_input(size)
 
     def _on_pull(self, gradient: Tensor) -> None:
         if not self.watch.depth:
@@ -178,6 +223,7 @@ class Passes:
         self.now.version = self.weight_version
         if self.watch.loss is not None:
             self._add("loss", self.watch.loss)
+            self.watch.loss = None  # once for each backward()
 
     def _on_accumulated(self, parameter: Tensor) -> None:
         self.accumulated = True
@@ -193,6 +239,14 @@ class Passes:
         else:
             torch.linalg.vector_norm(gradient, dtype=torch.float64, out=self.buffers.slots[self.row][name])
             self.now.written.add(name)
+
+    def _set_input(self, size: Tensor | None) -> None:
+        if size is not None:
+            self.buffers.slots[self.row]["input"].copy_(size)
+            self.now.written.add("input")
+        elif "input" in self.now.written:
+            self.stale.add("input")
+            self.now.written.discard("input")
 
     def _add(self, name: str, value: Tensor) -> None:
         slot = self.buffers.slots[self.row][name]

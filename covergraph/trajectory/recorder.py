@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from covergraph.errors import CovergraphError, TrajectoryError
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.trajectory.facts import computes
 from covergraph.trajectory.file import Store
-from covergraph.trajectory.hooks import BackwardWatch, Hook
+from covergraph.trajectory.hooks import BackwardWatch, Hook, silenced
 from covergraph.trajectory.layer import Watched, first_layer, named_layer
+from covergraph.trajectory.passes import chosen
 from covergraph.trajectory.run import Options, Run
 from covergraph.trajectory.trajectory import Trajectory
 
@@ -55,6 +59,7 @@ class Recorder:
         self._run: Run | None = None
         self._state: Mapping[str, Any] | None = None
         self._handles: list[Any] | None = None
+        self._steps, self._begun = 0, 0
 
     def __enter__(self) -> Self:
         if self._handles is not None:
@@ -133,6 +138,9 @@ class Recorder:
             self._store.require_new()
         watched = self._find(args, kwargs)
         run = Run(self.model, self.optimizer, watched, self._graph, self._options, self._store, self._watch)
+        given = [value.detach().clone() for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if watched.isometric and watched.module is not module and len(given) == 1:
+            run.passes.given = given[0]
         if self._state is not None and going_on:
             run.load(self._state)
         else:
@@ -143,14 +151,25 @@ class Recorder:
         if watched.module is not None:
             self._handles.append(watched.module.register_forward_pre_hook(Hook(run.passes.on_input), with_kwargs=True))
         self._handles.append(self.model.register_forward_hook(Hook(run.passes.on_output)))
+        self._compared = self.model.register_forward_hook(Hook(partial(self._on_first_output, given)))
+        self._handles.append(self._compared)
         self._run = run
         return run.passes.on_input(module, args, kwargs) if watched.module is self.model else None
+
+    def _on_first_output(self, given: list[Tensor], module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        """The graph is of eval mode: has the model, as it is trained, computed the same?"""
+        self._compared.remove()
+        if self._run is not None and self._graph is not None:
+            output = chosen(result, self._options.output)
+            if not computes(self._graph, self.model, given, output.detach()):
+                self._run.distrust_graph()
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Watched:
         reason: CovergraphError | None = None
         if self._graph is None:
             try:
-                self._graph = self._trace(self.model, args, kwargs, self._options.output)
+                with silenced(self.model):
+                    self._graph = self._trace(self.model, args, kwargs, self._options.output)
             except CovergraphError as error:
                 reason = error
         if self.layer is not None:
@@ -164,10 +183,18 @@ class Recorder:
         return first_layer(self._graph, self.model)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        """W^t is measured before the update; of a step with a closure, after the closure has run for the first time."""
+        """W^t is measured before the update; of a step with a closure, after the closure has run for the first time.
+
+        A step that another step() calls, as `super().step()` does, is a part of that one; not so after one that failed.
+        """
+        if self._steps > 0 and self._begun == self._watch.begun:
+            self._steps += 1
+            return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             self._measure()
+        self._steps, self._begun = 1, self._watch.begun
+        if closure is None:
             return None
         runs = 0
 
@@ -184,10 +211,13 @@ class Recorder:
         if self._run is None:
             raise TrajectoryError(
                 "trajectory: the optimizer steps, and the model has not been called with gradients; call model(x), not "
-                "model.forward(x), and give the recorder the module that is called"
+                "model.forward(x), and give the recorder the module that is called; if torch.compile has compiled it "
+                "already, call torch.compiler.reset() first"
             )
         self._run.before_step()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         assert self._run is not None
-        self._run.after_step()
+        self._steps -= 1
+        if self._steps == 0:
+            self._run.after_step()

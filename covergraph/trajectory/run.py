@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -59,6 +60,7 @@ class Run:
         self.layer: Layer | None = None
         self.loaded: Mapping[str, Any] | None = None
         self.setting = facts.first_setting(model, optimizer, self.group, graph, watched, self.bias)
+        self.faithful = True
 
     @property
     def watched(self) -> Watched:
@@ -69,6 +71,12 @@ class Run:
     def row(self) -> int:
         """The row of the step in progress."""
         return self.step - self.store.written.rows
+
+    def distrust_graph(self) -> None:
+        """The model in train mode computes something else than its graph: what the graph says of f is not known."""
+        self.faithful = False
+        mixing, piecewise = self.setting.mixing or None, False if self.setting.piecewise is False else None
+        self.setting = replace(self.setting, mixing=mixing, piecewise=piecewise)
 
     def before_step(self) -> None:
         """W^t is what it was when the gradients were made: it is measured, and compared with them."""
@@ -82,10 +90,8 @@ class Run:
             self._begin()
         if self.row == 0 and facts.mixes(self.model):
             self.setting = facts.learned(self.setting, "", True, None)
-        if torch.is_autocast_enabled(self.bias.device.type):
-            with torch.autocast(self.bias.device.type, enabled=False):
-                self._measure()
-        else:
+        device = self.bias.device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             self._measure()
 
     def _measure(self) -> None:
@@ -158,11 +164,13 @@ class Run:
         if self.watched.module is not None and self.passes.slot is None:
             raise TrajectoryError(
                 f"trajectory: the optimizer stepped before the layer {self.watched.name!r} ran with gradients; train "
-                "by output = model(x), loss.backward(), optimizer.step()"
+                "by output = model(x), loss.backward(), optimizer.step(); if torch.compile has compiled the model "
+                "already, call torch.compiler.reset() first"
             )
         self.passes.met = False
         watched = self.watched
-        self.setting = replace(self.setting, isometric=watched.isometric)
+        if self.setting.isometric:
+            self.setting = replace(self.setting, isometric=watched.isometric)
         if self.layer is not None and math.prod(watched.slot or ()) <= self.layer.inputs:
             return
         shape = watched.shape or tuple(self.bias.shape)
@@ -197,6 +205,11 @@ class Run:
             raise TrajectoryError(
                 f"trajectory: product needs the model's graph with the layer {self.watched.name!r} on it, and the "
                 "model cannot be traced, or its graph has no such node; record without product=..."
+            )
+        if not self.faithful:
+            raise TrajectoryError(
+                "trajectory: product needs a graph that computes what is trained, and in train mode the model's "
+                "output is another one (functional dropout, noise); record without product=..."
             )
         return log_product(self.graph, self.model, self.watched.place)
 

@@ -56,7 +56,7 @@ class Spectrum:
         self.map, self.weight, self.active = map_, weight, active
         self.basis = None if basis is None else _orthonormal(basis, map_.outputs)
         self.anchor, self.at, self.stale = Anchor((1.0, 1.0), (1.0, 1.0)), 0, weight is not None
-        self.taken = list[int]()
+        self.taken, self.rows = list[int](), rows
         if weight is None:
             return
         self.history: Tensor | None = None
@@ -170,11 +170,20 @@ class Spectrum:
         """Go on from a state."""
         if self.weight is not None:
             self.base.copy_(state["base"])
-            if self.history is not None:
-                self.history[: len(state["history"])] = state["history"]
-                self.taken = list(state["taken"])
+            self._load_history(state)
             a, b, c, d = state["ends"]
             self.anchor, self.at, self.stale = Anchor((a, b), (c, d)), state["at"], state["stale"]
+
+    def _load_history(self, state: dict[str, Any]) -> None:
+        """Weights are kept if they were, whatever the length of a block is now."""
+        kept = state.get("history")
+        if kept is None:
+            self.history = None
+        elif self.history is None:
+            self.history = self.base.new_empty(self.rows, *self.base.shape)
+        if self.history is not None:
+            self.history[: len(state["history"])] = state["history"]
+            self.taken = list(state["taken"])
 
     def _look(self, weight: Tensor, step: int) -> None:
         self.base.copy_(weight)

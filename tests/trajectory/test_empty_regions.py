@@ -206,3 +206,19 @@ def test_the_corollary_is_no_tighter_than_the_theorem_and_never_violated(cases: 
         assert np.all(summed.steps["upper"][known] >= least.steps["upper"][known] * (1 - 1e-9))
         stated += int(known.sum())
     assert stated > 500
+
+
+def test_slopes_that_grew_since_they_were_sampled_need_the_whole_of_gamma() -> None:
+    """The last layer grows by half, patterns stay: λ is 1.5 times what was sampled, which is 1 + γ exactly."""
+    torch.manual_seed(2)
+    model = network((4, 4, 1), False)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+    X = torch.randn(12, 4, dtype=torch.float64)
+    costs = slopes(model, X, "b")
+    with torch.no_grad():
+        model[-1].weight.mul_(1.5)
+    found = theorem2(graph_of(model), model, X, X, costs, beta=1.0, gamma=0.5)
+    assert found.violations == 0 and found.instances == len(X)
+    np.testing.assert_allclose(found.steps["upper"], found.steps["value"], rtol=1e-9)
+    assert theorem2(graph_of(model), model, X, X, costs, beta=1.0, gamma=0.4).violations > 0
