@@ -14,6 +14,8 @@ from covergraph.trajectory.trajectory import Trajectory
 from covergraph.values import Floats
 
 LAMBDA, MOVES, OURS, BOUND, SILENT = "#4477aa", "#ee8866", "#222222", "#c0392b", "#c8c8c8"
+MARK = ("-", "o-")
+"""Lines of one or two points get dots."""
 BINS = 300
 """A longer run is drawn by the median, the least and the largest value of so many stretches."""
 
@@ -45,9 +47,11 @@ def _plot_moves(ax: Axes, t: Trajectory) -> None:
     if not t.setting.plain:
         values, name = t.normalized_gradient, r"$\|\partial\ell/\partial b\|/\varepsilon_t$"
     _line(ax, t["step"], values, MOVES, name)
-    for divisor, label, style in ((t["top_upper"], r"$\lambda_t/\sigma_1$", ":"),
-                                  (t["bottom_lower"], r"$\lambda_t/\sigma_{\min}$", "--")):
-        side = np.divide(t.lam, divisor, out=np.full_like(t.lam, np.nan), where=divisor > 0)
+    lower = ("pull", "top_upper", r"$\lambda_t/\sigma_1$", ":")
+    upper = ("pulls", "bottom_lower", r"$\lambda_t/\sigma_{\min}$", "--")
+    for pulls, divisor, label, style in (lower, upper) if t.layer.shared == 1 else ():
+        scale = t["epsilon"] * t[divisor]
+        side = np.divide(t[pulls], scale, out=np.full_like(scale, np.nan), where=scale > 0)
         if np.isfinite(side).sum() > 0.9 * np.isfinite(t.lam).sum() > 0:
             x, (_, middle, _) = _binned(t["step"], side)
             ax.plot(x, middle, style, color=OURS, linewidth=1, label=label)
@@ -66,7 +70,8 @@ def _plot_losses(ax: Axes, t: Trajectory) -> None:
     _line(ax, t["step"], t["loss"], OURS, "loss at $x^t$")
     stops, running = t.moments.stops, t.running_variance()
     if len(stops):
-        ax.plot(t["step"][stops.astype(int) - 1], running, color=MOVES, label="variance of the bias so far")
+        at, style = t["step"][stops.astype(int) - 1], MARK[len(stops) < 3]
+        ax.plot(at, running, style, color=MOVES, label="variance of the bias so far")
     _finish(ax, "loss and variance", log=True)
 
 

@@ -191,8 +191,8 @@ def rank(trajectory: Trajectory, rows: slice) -> Assumption:
         seen = f"σ_min 0, within rounding of 0 or not measured at {lacking} of {int(needed.sum())} steps{wide}"
     return _settled(
         RANK, not lacking,
-        "where ‖Wᵀg‖/‖g‖ may be 0 there is no upper side; record with the active rows of W, or with a subspace that "
-        "contains ∂ℓ/∂b, to have one", f"{seen}; over {layer.gain}", UPPER,
+        "where ‖Wᵀg‖/‖g‖ may be 0 there is no upper side; record with active_rows=True, or subspace=(a basis of what "
+        "contains ∂ℓ/∂b), to have one", f"{seen}; over {layer.gain}", UPPER,
     )
 
 

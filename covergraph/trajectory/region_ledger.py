@@ -68,7 +68,7 @@ def assumption1(
     what = f"patterns of {changed.sum()} points change" if changed.any() else "patterns constant"
     where = f"checked at {count} snapshots{', all of T' if every else ''}, {len(points)} points"
     evidence = f"{where}: {what}, γ >= {gamma:.4g}"
-    return Consistency(not changed.any() and np.isfinite(gamma), gamma, count, every, evidence)
+    return Consistency(bool(not changed.any() and np.isfinite(gamma)), gamma, count, every, evidence)
 
 
 def region_ledger(

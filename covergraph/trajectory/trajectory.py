@@ -76,10 +76,11 @@ class Setting:
     `plain`: plain SGD by the optimizer's settings; `reason`: what it is otherwise. `outputs`: entries of the model's
     output per sample; `last`: the last operation of the graph, which says what f is (sigmoid: probabilities).
     `isometric`: the layer's input is the model's input up to the order of entries, and nothing else reads it, so that
-    ∂ℓ/∂h is ∂ℓ/∂x. `piecewise`: the graph is piecewise linear up to a last sigmoid. `once`: the layer ran once between
-    two steps for each sample. `mixing`: samples of a batch influence each other (BatchNorm in train mode).
+    ∂ℓ/∂h is ∂ℓ/∂x. `piecewise`: the graph is piecewise linear up to a last sigmoid. `once`: between two steps the layer
+    ran once for each sample, and nothing else reads the bias. `mixing`: samples of a batch influence each other
+    (BatchNorm in train mode); like `piecewise`, None if the model in train mode is another one than on its graph.
     `identity`: largest ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the measured steps, relative to the larger of ‖W‖ ‖∂ℓ/∂b‖ and
-    Σ ‖∂ℓ/∂h_i‖; None if the bias is shared.
+    Σ ‖∂ℓ/∂h_i‖, and at least the rounding of W under autocast; of a shared bias no more than that is known.
     `dtype`: of the bias.
     """
 
