@@ -113,7 +113,7 @@ class TrajectoryRecorder(Recorder):
 
     Args: `path`, the file (None: memory); it is written at every `flush` steps, fewer if the bias is large, and may be
     read at any time, also after a kill. `every`: ∂ℓ/∂h and the spectrum of W are taken at every so many steps (default:
-    1, or what keeps it cheap: the layer's weights over 2^14, or its multiplications for the first batch over 2^20).
+    1, or what keeps it cheap: the layer's weights over 2^13, or its multiplications for the first batch over 2^20).
     `product`: at every so many blocks, the bound of λ by worst-case constants, of the network in eval mode.
     `active_rows`, `subspace` (n_1, k): the least gain of W is taken over the support of ∂ℓ/∂b at each step, or over the
     span of the columns. `graph`: of the model, if it has been traced. `overwrite`: drop what is in the file.

@@ -19,13 +19,16 @@ class Hook:
     `torch.compile` does not look into it: it would compile anew for every row.
     """
 
-    __slots__ = ("function",)
+    __slots__ = ("apart", "function")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         compiles = "torch._dynamo" in sys.modules  # to import it takes seconds
-        self.function = torch.compiler.disable(function) if compiles else function  # type: ignore[no-untyped-call]
+        self.function = function
+        self.apart = torch.compiler.disable(function) if compiles else function  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():  # only then, for `apart` costs some microseconds
+            return self.apart(*args)
         return self.function(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:

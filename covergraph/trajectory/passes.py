@@ -15,7 +15,7 @@ from covergraph.trajectory.buffers import Buffers
 from covergraph.trajectory.hooks import BackwardWatch
 from covergraph.trajectory.layer import Convolutions, Watched
 
-PER_STEP = 2**14
+PER_STEP = 2**13
 """Of so many weights, ∂ℓ/∂h and the drift of W are taken at every step; of k times as many, at every k-th."""
 WORK = 2**20
 """Likewise for the multiplications that make ∂ℓ/∂h."""
