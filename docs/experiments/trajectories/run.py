@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,7 @@ shares: Any = None  # of each group's epochs, how much is done; shared by the pr
 def start(shared: Any) -> None:
     global shares
     shares = shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # momenta of idle units fade into numbers that take ten times as long
 
@@ -94,15 +97,27 @@ def train(index: int, plan: Plan, out: Path, full: bool, folder: Path | None) ->
     return seconds
 
 
+@contextmanager
+def processes(workers: int, groups: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+    """The pool, and what it shares; an error or Ctrl-C ends the groups that are under way, not only the waiting."""
+    context = multiprocessing.get_context("spawn")
+    shared = context.Array("d", max(groups, 1))
+    with ProcessPoolExecutor(workers, context, start, (shared,)) as pool:
+        try:
+            yield pool, shared
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
 def run(todo: Sequence[Plan], out: Path, workers: int, full: bool = False, folder: Path | None = None) -> None:
     """All groups that are not in `out` yet, `workers` at a time, one thread each."""
     todo = [plan for plan in todo if load(out, plan) is None]
     out.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    shared = context.Array("d", max(len(todo), 1))
-    pool = ProcessPoolExecutor(workers, context, start, (shared,))
     bars = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
-    with pool, Progress(*bars) as progress:
+    with processes(workers, len(todo)) as (pool, shared), Progress(*bars) as progress:
         rows = {plan: progress.add_task(plan.name, total=1.0, visible=False) for plan in todo}
         running = {pool.submit(train, i, plan, out, full, folder): plan for i, plan in enumerate(todo)}
         while running:
@@ -131,4 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the groups that had ended are kept, and the same command goes on") from None
