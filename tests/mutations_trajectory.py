@@ -63,7 +63,7 @@ TRAJECTORIES = (
     ),
     row(
         "trajectory: moments lose what is between", "trajectory/buffers.py",
-        ".square().sum() + between", ".square().sum()", RECORDER,
+        ".square().sum() + between", ".square().sum()", f"{ROOM}/test_moments.py",
     ),
     row(
         "trajectory: distance to the last iterate", "trajectory/buffers.py",
