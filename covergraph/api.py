@@ -118,40 +118,20 @@ class TrajectoryRecorder(Recorder):
     `active_rows`, `subspace` (n_1, k): the least gain of W is taken over the support of ∂ℓ/∂b at each step, or over the
     span of the columns. `graph`: of the model, if it has been traced. `overwrite`: drop what is in the file.
 
-    The singular values of W^t are computed at the start of blocks, and enclosed between by Weyl's inequality. Raises
-    `TrajectoryError` where the layer cannot be watched, and at the first pass if the file exists and no state was
-    loaded. `state_dict` and `load_state_dict` are as in torch: kept with a checkpoint, the run resumes its file.
+    The singular values of W^t are computed at every step if W is small, else at some, and enclosed between by Weyl's
+    inequality. Raises `TrajectoryError` where the layer cannot be watched, and at the first pass if the file exists
+    and no state was loaded. `state_dict` and `load_state_dict` are as in torch: kept with a checkpoint, the run
+    resumes its file.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        path: Path | str | None = None,
-        *,
-        layer: str | None = None,
-        every: int | None = None,
-        flush: int = 100,
-        product: int | None = None,
-        active_rows: bool = False,
-        subspace: torch.Tensor | None = None,
-        output: str | int | None = None,
-        graph: ComputationGraph | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        super().__init__(
-            model, optimizer, path, layer=layer, every=every, flush=flush, product=product, active_rows=active_rows,
-            subspace=subspace, output=output, graph=graph, overwrite=overwrite, trace=_trace_quietly,
-        )
-
-
-def _trace_quietly(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: str | int | None
-) -> ComputationGraph:
-    """The graph of a model in train mode, without the advice to call eval()."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return trace(model, args, kwargs, output=output)
+    @staticmethod
+    def _trace(
+        model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: str | int | None
+    ) -> ComputationGraph:
+        """The graph of a model in train mode, without the advice to call eval()."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return trace(model, args, kwargs, output=output)
 
 
 def _example(loader: Iterable[Any], model: nn.Module) -> tuple[torch.Tensor, ...]:

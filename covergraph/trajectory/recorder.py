@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +24,8 @@ from covergraph.trajectory.passes import chosen
 from covergraph.trajectory.run import Options, Run
 from covergraph.trajectory.trajectory import Trajectory
 
-Trace = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], str | int | None], ComputationGraph]
-"""What makes the graph of a model, from the arguments of its first call and the output that is meant."""
 
-
-class Recorder:
+class Recorder(ABC):
     """`TrajectoryRecorder` (`covergraph.api`), which brings `trace` along; that way this room imports no tracers."""
 
     def __init__(
@@ -45,7 +43,6 @@ class Recorder:
         output: str | int | None = None,
         graph: ComputationGraph | None = None,
         overwrite: bool = False,
-        trace: Trace,
     ) -> None:
         for name, value in (("every", every), ("flush", flush), ("product", product)):
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -55,11 +52,18 @@ class Recorder:
         self.model, self.optimizer, self.layer, self.overwrite = model, optimizer, layer, overwrite
         self._options = Options(every, flush, product, active_rows, subspace, output)
         self._store = Store(None if path is None else Path(path))
-        self._graph, self._trace, self._watch = graph, trace, BackwardWatch()
+        self._graph, self._watch = graph, BackwardWatch()
         self._run: Run | None = None
         self._state: Mapping[str, Any] | None = None
         self._handles: list[Any] | None = None
         self._steps, self._begun = 0, 0
+
+    @staticmethod
+    @abstractmethod
+    def _trace(
+        model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: str | int | None
+    ) -> ComputationGraph:
+        """The graph of a model, from the arguments of its first call and the output that is meant."""
 
     def __enter__(self) -> Self:
         if self._handles is not None:

@@ -7,18 +7,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import covergraph as cg
 from covergraph.errors import CheckpointError
 from covergraph.models import NETWORKS, load_digits
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from elsewhere import bits
 
 SAMPLES = 1000
 KILLS = 4
@@ -48,18 +48,6 @@ def killed(folder: Path, delay: float) -> str:
 def finished(folder: Path) -> int:
     """How many blocks are finished."""
     return len([*folder.glob("block-*.npz")])
-
-
-def bits(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All numbers, by name; arrays as bytes."""
-    if isinstance(value, cg.Measurements):
-        for field in fields(value):
-            yield from bits(getattr(value, field.name), field.name)
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from bits(entry, f"{name}[{key}]")
-    else:
-        yield name, (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else repr(value)
 
 
 def refused(folder: Path, **options: Any) -> str:
