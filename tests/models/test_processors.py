@@ -1,0 +1,56 @@
+"""The demo's digits do not depend on the processor: its networks come out alike with other instruction sets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from covergraph.models.demo import NETWORKS
+from covergraph.models.digits import load_digits
+from covergraph.models.training import GRID, one_thread
+
+EPOCHS = 1
+OTHER = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_CBWR": "COMPATIBLE",
+    "OPENBLAS_CORETYPE": "Nehalem",
+}
+"""What torch and its libraries are told, so that they take the oldest instructions that they know."""
+SCRIPT = "import sys, models.test_processors as t; print(*[t.weights(name).sum().item().hex() for name in sys.argv[1:]])"
+
+
+def weights(name: str) -> torch.Tensor:
+    """All weights and statistics after an epoch in one vector, times a fixed number of their own each."""
+    row = replace(NETWORKS[name], epochs=EPOCHS)
+    with one_thread():
+        state = row.trained(load_digits()[0], progress=False).state_dict()
+    vector = torch.cat([value.reshape(-1).double() for value in state.values()])
+    return vector * torch.arange(1, len(vector) + 1) / GRID
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_stay_on_a_grid_of_single_precision(name: str) -> None:
+    row = NETWORKS[name]
+    with one_thread():
+        trained = replace(row, epochs=1).trained(load_digits()[0], progress=False)
+    for model in (row.initial(), trained):
+        values = [value for value in model.state_dict().values() if value.is_floating_point()]
+        assert {value.dtype for value in values} == {torch.float32}
+        assert all(torch.equal(value / GRID, (value / GRID).round()) for value in values)
+    assert any(not torch.equal(a, b) for a, b in zip(row.initial().parameters(), trained.parameters(), strict=True))
+
+
+def test_another_instruction_set_trains_the_same_networks() -> None:
+    # Sums of integers below 2^53, so that their order does not count.
+    own = [weights(name).sum().item().hex() for name in NETWORKS]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *NETWORKS], env=os.environ | OTHER, cwd=os.path.dirname(os.path.dirname(__file__)),
+        capture_output=True, text=True, check=True, timeout=300,
+    )
+    assert done.stdout.split() == own
