@@ -10,7 +10,6 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import TensorDataset
 
-
 GRID = 2.0**-18
 """Weights are multiples of this while they are trained; it divides every float32 below 64."""
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,16 +23,17 @@ OTHER = {
     "OPENBLAS_CORETYPE": "Nehalem",
 }
 """What torch and its libraries are told, so that they take the oldest instructions that they know."""
-SCRIPT = "import sys, models.test_processors as t; print(*[t.weights(name).sum().item().hex() for name in sys.argv[1:]])"
+SCRIPT = "import sys, models.test_processors as t; print(*map(t.digits, sys.argv[1:]))"
+TESTS = Path(__file__).parents[1]
 
 
-def weights(name: str) -> torch.Tensor:
-    """All weights and statistics after an epoch in one vector, times a fixed number of their own each."""
+def digits(name: str) -> str:
+    """All weights and statistics after an epoch, summed with the weights 1, 2, ...: integers below 2^53, in any order."""
     row = replace(NETWORKS[name], epochs=EPOCHS)
     with one_thread():
         state = row.trained(load_digits()[0], progress=False).state_dict()
     vector = torch.cat([value.reshape(-1).double() for value in state.values()])
-    return vector * torch.arange(1, len(vector) + 1) / GRID
+    return float((vector * torch.arange(1, len(vector) + 1) / GRID).sum()).hex()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -47,10 +49,7 @@ def test_weights_stay_on_a_grid_of_single_precision(name: str) -> None:
 
 
 def test_another_instruction_set_trains_the_same_networks() -> None:
-    # Sums of integers below 2^53, so that their order does not count.
-    own = [weights(name).sum().item().hex() for name in NETWORKS]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *NETWORKS], env=os.environ | OTHER, cwd=os.path.dirname(os.path.dirname(__file__)),
-        capture_output=True, text=True, check=True, timeout=300,
-    )
+    own = [digits(name) for name in NETWORKS]
+    command = [sys.executable, "-c", SCRIPT, *NETWORKS]
+    done = subprocess.run(command, env=os.environ | OTHER, cwd=TESTS, capture_output=True, text=True, check=True)
     assert done.stdout.split() == own
