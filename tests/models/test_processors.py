@@ -28,7 +28,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def digits(name: str) -> str:
-    """All weights and statistics after an epoch, summed with the weights 1, 2, ...: integers below 2^53, in any order."""
+    """All weights and statistics after an epoch, times 1, 2, ...: a sum of integers below 2^53."""
     row = replace(NETWORKS[name], epochs=EPOCHS)
     with one_thread():
         state = row.trained(load_digits()[0], progress=False).state_dict()
