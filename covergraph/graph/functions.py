@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from covergraph.errors import ParameterError
+from covergraph.graph.forward import pushed
 
 T = sympy.Symbol("t", real=True)
 
@@ -45,7 +46,7 @@ class ScalarFunction:
     def derivative(self, x: Tensor) -> Tensor:
         """phi'(x), entry by entry, same shape as x; itself differentiable."""
         x = x.contiguous()  # forward mode refuses expanded tensors
-        return torch.func.jvp(self.evaluate, (x,), (torch.ones_like(x),))[1]
+        return pushed(self.evaluate, (x,), (torch.ones_like(x),))
 
     @property
     def is_affine(self) -> bool:
