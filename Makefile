@@ -7,11 +7,12 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs mutation bench zoo trajectories adapters oldest clean
+.PHONY: help demo test fuzz lint docs mutation bench zoo trajectories adapters oldest clean
 
 help:
 	@echo "make demo      bounds of six networks trained on real images"
 	@echo "make test      lint, types and tests"
+	@echo "make fuzz      the tests with random examples, MINUTES=10 by default; may be interrupted"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make docs      what docs/ shows, computed again"
 	@echo "make mutation  break the theorems' terms one by one; the tests must notice each"
@@ -44,6 +45,10 @@ lint: $(STAMP)
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(PY) -m pytest -n 2 --ignore=tests/benchmarks
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: $(STAMP)
+	$(PY) tests/fuzz.py --minutes $(or $(MINUTES),10)
 
 docs: $(STAMP)
 	$(PY) docs/build.py
