@@ -153,8 +153,8 @@ def assumptions(certificate: Certificate) -> str:
             "the model (tensors that are not in its state, buffers of integers) do not depend on it.",
             f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples, "
             + (
-                f"of which {data.repeated} are exact copies of earlier ones: duplicates='iid' says that they were drawn "
-                "independently."
+                f"of which {data.repeated} are exact copies of earlier ones: duplicates='iid' says that they were "
+                "drawn independently."
                 if data.repeated
                 else "none of which is an exact copy of another."
             ),
