@@ -11,6 +11,7 @@ from torch import Tensor
 from covergraph.graph import operations as op
 from covergraph.graph.interpreter import Context, apply
 from covergraph.graph.node import Node
+from covergraph.measure.edges import softmax_error
 from covergraph.measure.rounded import ABOVE, FACTOR, Loss, Moved, Rounded, Slots, by_entry, largest, rounded, schur
 from covergraph.measure.roundings import DOUBLE, Arithmetic
 
@@ -122,23 +123,9 @@ def _(operation: op.Softmax, node: Node, slots: Slots, context: Context, number:
         return t - total if operation.log else weighted - half[rows] * total
 
     size = 1 + math.sqrt(terms) * largest(p.norm(dim=axis)) if operation.log else 2 * largest(p)
-    wrong = 3 * _softmax_error(node, slots, context, terms) * size
+    wrong = 3 * softmax_error(operation, node, slots, context) * size
     copies = [math.sqrt(node.size / max(slot[0].numel(), 1)) * ABOVE for slot in slots]
     return Rounded(push, {i: Loss(terms + 5, size * many, off=wrong * many) for i, many in enumerate(copies)})
-
-
-def _softmax_error(node: Node, slots: Slots, context: Context, terms: int) -> Tensor:
-    """Relative error of the entries of a softmax or of exp(log softmax), (batch,); those below 1e-300 count as 0.
-
-    A score s = s_0 + s_1 + mask is off by 3 u (|s_0| + |s_1| + |mask|), and so is its difference to the largest one.
-    """
-    finite = [torch.where(torch.isfinite(slot), slot, 0.0) for slot in slots]
-    size = torch.stack([largest(slot) for slot in finite]).sum(0)
-    if "mask" in node.parameter:
-        mask = context.parameter(node, "mask").double()
-        size = size + torch.where(mask > -1e30, mask.abs(), 0.0).amax()
-    size = size.clamp_max(2.0**49)
-    return torch.expm1(8 * DOUBLE.unit * (2 * size + 750)) + DOUBLE.gamma(terms + 16)
 
 
 @rounded.register

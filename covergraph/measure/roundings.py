@@ -102,33 +102,33 @@ def power_of_two(matrices: Tensor) -> Tensor:
 def _ends_double(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """By the eigenvalues of the smaller Gram matrix B, and a Cholesky factorization that proves the upper end.
 
-    Scaled by a power of two, ||A||^2 <= ||B|| + gamma_d ||A||_F^2, and ||B|| <= c (1 + (n + 4) n gamma) if c - B has a
-    Cholesky factor.
+    ||A||^2 <= ||B|| + gamma_d ||A||_F^2, and ||B|| <= c (1 + 2 gamma_{(n + 4) n}) if c - B has a Cholesky factor.
     """
     m, d = matrices.shape[1:]
-    scale = power_of_two(matrices)
-    finite = torch.isfinite(matrices).all(2).all(1)
-    scaled = torch.where(finite[:, None, None], matrices / scale[:, None, None], 0.0)
-    scaled = scaled if m <= d else scaled.mT
-    gram = scaled @ scaled.mT
-    lost = DOUBLE.gamma(max(m, d)) * _frobenius_double(scaled).square() + DOUBLE.tiny * m * d
+    norm, scale = _frobenius_double(matrices), matrices.new_ones(len(matrices))
+    zero, finite = norm == 0, torch.isfinite(norm)
+    if not bool((zero | ((norm > 1e-60) & (norm < 1e60))).all()):  # squares may leave the range of the numbers
+        finite, scale = torch.isfinite(matrices).all(2).all(1), power_of_two(matrices)
+        matrices = torch.where(finite[:, None, None], matrices / scale[:, None, None], 0.0)
+        norm = _frobenius_double(matrices)
+    gram = matrices @ matrices.mT if m <= d else matrices.mT @ matrices
+    lost = DOUBLE.gamma(max(m, d)) * norm.square() + DOUBLE.tiny * m * d
     if min(m, d) == 1:
         square = top = gram.reshape(-1)
     else:
         square = torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0)
-        top = _proved(gram, square)
+        top = proved(gram, square)
     computed = (square - lost - 4 * DOUBLE.gamma(min(m, d) ** 2) * square).clamp_min(0).sqrt() * scale / ABOVE
     upper = (top + lost).sqrt() * scale * ABOVE + DOUBLE.tiny
-    zero = (matrices == 0).all(2).all(1)
     upper = torch.where(zero, 0.0, torch.where(finite, upper, torch.inf))
     return torch.where(finite, computed, 0.0), upper
 
 
-def _proved(gram: Tensor, square: Tensor) -> Tensor:
+def proved(gram: Tensor, square: Tensor) -> Tensor:
     """Upper ends of the largest eigenvalues of symmetric matrices (rows, n, n), near `square` where these are right."""
     n = gram.shape[-1]
-    rounded = DOUBLE.gamma((n + 4) * n)
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1) * (1 + DOUBLE.gamma(n))
+    rounded = DOUBLE.gamma((n + 4) * n) * (4 if gram.is_complex() else 1)
+    trace = gram.diagonal(dim1=1, dim2=2).real.sum(1) * (1 + DOUBLE.gamma(n))
     upper, left = trace.clone(), torch.arange(len(gram), device=gram.device)
     one = torch.eye(n, dtype=gram.dtype, device=gram.device)
     for k in range(13):
