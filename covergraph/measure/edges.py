@@ -150,7 +150,8 @@ def _(operation: op.MaxPool, node: Node, slot: int, slots: Slots, context: Conte
 
 @slot_bound.register
 def _(operation: op.Elementwise, node: Node, slot: int, slots: Slots, context: Context) -> Tensor:
-    return _largest(operation.function.derivative(slots[slot]))
+    slope = operation.function.derivative(slots[slot])
+    return _largest(slope.abs() + operation.function.slope_error(slots[slot], slope))
 
 
 @slot_bound.register

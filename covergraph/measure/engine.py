@@ -10,6 +10,7 @@ from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context
+from covergraph.graph.operations import Elementwise
 from covergraph.measure.chain import Ends, pair_norms
 from covergraph.measure.jacobians import edge_norms, filled_norms
 from covergraph.measure.lanczos import Goal, Interval, Product, largest_singular_values, overlap, random_start
@@ -82,6 +83,8 @@ class Engine:
             elif way == "edge":
                 upper = _mended(edge_norms(self.graph, values, self.context, [pair])[pair], defined)
                 low = _undone(upper, rounding(torch.float64, 1, 64))
+                if isinstance(self.graph[pair[0]].operation, Elementwise):
+                    low = max(low - 2.0**-46, 0.0)  # more than twice the absolute error of a slope
             elif way == "fixed":
                 low, high = self._same_for_all(pair, at)
                 upper = torch.full((rows,), high, dtype=torch.float64)

@@ -24,8 +24,6 @@ ROWS = 2**17
 """On a CPU so many entries of a result are finished before the next are begun, for the sake of its cache."""
 ABOVE = 1 + 2.0**-30
 """Covers roundings in double precision of the sums that make a size."""
-FACTOR = 64
-"""Roundings that may be in a value of phi' (units of 2^-53, relative)."""
 OPAQUE = 16
 """Roundings that a term may pass through in a derivative of torch's that has no rule here, beside those of sums."""
 Slots = Sequence[Tensor]
@@ -107,10 +105,12 @@ def largest(entries: Tensor) -> Tensor:
     return entries.abs().reshape(len(entries), -1).amax(1)
 
 
-def by_entry(factors: Mapping[int, Tensor], number: Arithmetic, roundings: int = 0) -> Rounded:
+def by_entry(
+    factors: Mapping[int, Tensor], number: Arithmetic, errors: Mapping[int, Tensor] | None = None
+) -> Rounded:
     """The sum of tangents times `factors`, (batch, *shape) or (1, *shape), of one slot each.
 
-    The factors themselves are the results of so many `roundings`.
+    `errors`: by how much each factor may be off, by default not at all.
     """
     halves = {i: factor.to(number.dtype).unsqueeze(1) for i, factor in factors.items()}
 
@@ -118,12 +118,12 @@ def by_entry(factors: Mapping[int, Tensor], number: Arithmetic, roundings: int =
         terms = [t * (halves[i][rows] if len(halves[i]) > 1 else halves[i]) for i, t in moved.items()]
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-    def loss(factor: Tensor) -> Loss:
-        top = largest(factor) * (1 + DOUBLE.gamma(roundings))
+    def loss(factor: Tensor, error: Tensor | None) -> Loss:
+        top = largest(factor)
         size = float(top) if len(factor) == 1 else top
-        return Loss(1 + len(factors), size, len(factors) == 1, DOUBLE.gamma(roundings) * size)
+        return Loss(1 + len(factors), size, len(factors) == 1, 0.0 if error is None else largest(error))
 
-    return Rounded(push, {i: loss(factor) for i, factor in factors.items()})
+    return Rounded(push, {i: loss(factor, (errors or {}).get(i)) for i, factor in factors.items()})
 
 
 @rounded.register

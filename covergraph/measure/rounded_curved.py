@@ -12,13 +12,14 @@ from covergraph.graph import operations as op
 from covergraph.graph.interpreter import Context, apply
 from covergraph.graph.node import Node
 from covergraph.measure.edges import softmax_error
-from covergraph.measure.rounded import ABOVE, FACTOR, Loss, Moved, Rounded, Slots, by_entry, largest, rounded, schur
+from covergraph.measure.rounded import ABOVE, Loss, Moved, Rounded, Slots, by_entry, largest, rounded, schur
 from covergraph.measure.roundings import DOUBLE, Arithmetic
 
 
 @rounded.register
 def _(operation: op.Elementwise, node: Node, slots: Slots, context: Context, number: Arithmetic) -> Rounded:
-    return by_entry({0: operation.function.derivative(slots[0])}, number, FACTOR)
+    slope = operation.function.derivative(slots[0])
+    return by_entry({0: slope}, number, {0: operation.function.slope_error(slots[0], slope)})
 
 
 @rounded.register
@@ -37,7 +38,8 @@ def _(
         return rounded.dispatch(op.Operation)(operation, node, slots, context, number)
     if isinstance(operation, op.Product):
         return by_entry({0: right, 1: left}, number)
-    return by_entry({0: 1 / right, 1: -left / right / right}, number, 2)
+    factors = {0: 1 / right, 1: -left / right / right}
+    return by_entry(factors, number, {i: 4 * DOUBLE.unit * factor.abs() for i, factor in factors.items()})
 
 
 @rounded.register

@@ -223,7 +223,16 @@ def gated(seed: int) -> Made:
     return finished(builder, builder.add(op.VectorNorm((0,)), quotient))
 
 
-FAMILIES = (plain, canceling, two_entries, far_from_zero, scaled, subnormal, attention, gated)
+def saturated(seed: int) -> Made:
+    """tanh' and sigmoid' between 1 and 1e-30; by 1 - tanh^2 many of them are 0."""
+    builder = Builder(seed)
+    x = builder.input(3)
+    hidden = builder.smooth((functions.TANH, functions.SIGMOID)[seed % 2], builder.linear(x, 3))
+    inputs = [(5.0 + 10 * seed) * torch.sign(builder.normal(2, 3))]
+    return finished(builder, builder.linear(hidden, 2), inputs)
+
+
+FAMILIES = (saturated, plain, canceling, two_entries, far_from_zero, scaled, subnormal, attention, gated)
 
 
 def violations(made: Made, ends: dict[Pair, tuple[Tensor, Tensor]]) -> tuple[int, list[Pair], list[Pair]]:
@@ -261,7 +270,7 @@ def test_both_ends_hold_the_norms_with_sixty_digits(family: Callable[[int], Made
     assert count >= 30
 
 
-@pytest.mark.parametrize("family", [plain, canceling, far_from_zero, attention, gated])
+@pytest.mark.parametrize("family", [saturated, plain, canceling, far_from_zero, attention, gated])
 def test_norms_as_computed_are_not_upper_ends(family: Callable[[int], Made], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the margins some number is too small: this is what exact meant before."""
     monkeypatch.setattr(Loss, "of", lambda self, norm, *rest: torch.zeros_like(norm))
