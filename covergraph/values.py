@@ -78,7 +78,8 @@ class Measurements:
     products along edges (Proposition 2). `failure`: the largest norms hold except with this probability over the random
     starts (Lemma 21; 0 if there were none); `width`: what upper/lower was aimed at. `ways`: how each pair was measured;
     `steps`: of Lanczos, all samples together. `curve`: with a time budget, the bound against the seconds spent. Of
-    very many samples and pairs `pair_values` is empty: then only the largest norms are known.
+    very many samples and pairs `pair_values` is empty: then only the largest norms are known. `repeated`: samples that
+    are exact copies of earlier ones, and count as independent all the same.
     """
 
     n: int
@@ -102,6 +103,7 @@ class Measurements:
     ways: Mapping[Pair, str] = field(repr=False, default_factory=dict)
     steps: Mapping[Pair, int] = field(repr=False, default_factory=dict)
     curve: tuple[CurvePoint, ...] = field(repr=False, default=())
+    repeated: int = 0
 
     def __repr__(self) -> str:
         random = f" (width {self.width:g}, failure {self.failure:g})"

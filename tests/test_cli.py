@@ -211,7 +211,7 @@ def test_samples_keep_integers_and_take_floats_in_the_models_precision(folder: P
         (["nothing.pt2"], "there is no file nothing.pt2"),
         (["own_networks.pt2"], "no file of torch.export.save"),
         (["own_networks:plain", "--data", "nothing.npz"], "expected 'digits' or an .npz file"),
-        (["own_networks:plain", "--data", "short.npz"], "30 inputs and 29 labels"),
+        (["own_networks:plain", "--data", "short.npz"], "arrays of {'x': 30, 'y': 29} rows"),
         (["own_networks:plain", "--data", "data.npz", "--mode", "fast"], "expected one of minimal, paper"),
         (["own_networks:plain", "--weights", "data.npz"], "do not fit"),
     ],

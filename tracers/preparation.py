@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
+from covergraph.graph.dispatch import unguarded
 from covergraph.tracers.precision import doubled
 
 
@@ -19,7 +20,7 @@ def as_module(model: Any) -> nn.Module:
     """The module itself; that of an ExportedProgram, whose names of parameters and buffers are the traced module's."""
     if isinstance(model, torch.export.ExportedProgram):
         _refuse_fixed_batch(model)
-        return model.module(check_guards=False)
+        return unguarded(model)
     if not isinstance(model, nn.Module):
         raise TracingError(f"trace: the model is {type(model).__name__}, expected an nn.Module or an ExportedProgram")
     return model

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from covergraph.errors import ParameterError
+from covergraph.graph.forward import pushed
 
 T = sympy.Symbol("t", real=True)
 UNIT = 2.0**-53
@@ -50,7 +51,7 @@ class ScalarFunction:
     def derivative(self, x: Tensor) -> Tensor:
         """phi'(x), entry by entry, same shape as x; itself differentiable."""
         x = x.contiguous()  # forward mode refuses expanded tensors
-        return torch.func.jvp(self.evaluate, (x,), (torch.ones_like(x),))[1]
+        return pushed(self.evaluate, (x,), (torch.ones_like(x),))
 
     def slope_error(self, x: Tensor, slope: Tensor) -> Tensor:
         """Bound of |slope - phi'(x)| for the computed `slope` = derivative(x), entry by entry, in double precision.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from covergraph.errors import BatchMixingError, LabelError
 from covergraph.graph.interpreter import Context, state_of
-from covergraph.graph.losses import MarginLoss
+from covergraph.graph.losses import MarginLoss, require_unit
 from covergraph.measure import processes
 from covergraph.measure.anytime import Refinement
-from covergraph.measure.arguments import check_arguments
+from covergraph.measure.arguments import check_arguments, require_choice
 from covergraph.measure.blocks import (
     CONDITION,
     LOSS,
@@ -39,12 +39,15 @@ from covergraph.measure.collect import cast, collect
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
 from covergraph.measure.cost import require_affordable, warn_of_hours
 from covergraph.measure.engine import Engine
+from covergraph.measure.finite import require_finite
 from covergraph.measure.jacobians import filled_norms
-from covergraph.measure.loader import Batch, Census, batches, census, require_finite
+from covergraph.measure.loader import Batch, Census, Reader, batches, census, digests
 from covergraph.measure.model import check_reference, require_same_function, require_same_weights
 from covergraph.measure.norms import euclidean, rounding
 from covergraph.measure.passes import Samples, clock
 from covergraph.measure.plan import plan
+from covergraph.measure.reading import BatchTo, as_batches
+from covergraph.measure.repetition import Repetition
 from covergraph.values import Measurements, Pair
 
 if TYPE_CHECKING:
@@ -71,10 +74,15 @@ def measure(
     budget: float | None = None,
     checkpoint: Path | str | None = None,
     progress: bool | None = None,
+    batch_to: BatchTo | None = None,
+    duplicates: Literal["refuse", "iid"] = "refuse",
 ) -> Measurements:
     """Hidden norms, pair norms, margins and parameter distances on all samples of `loader`; n is their number.
 
-    The loader yields (inputs, labels) and is read twice: first to check and count, then to measure. `init_model`:
+    The loader (or Dataset, or pair of arrays) yields (inputs, labels) or mappings with labels and is read twice: first
+    to check and count, then to measure; `batch_to` turns batches of other forms into (inputs, labels), see
+    docs/measuring.md. `duplicates`: samples that come again, beyond what chance explains, are refused, since n counts
+    independent samples; "iid" says that they are. `init_model`:
     reference weights that do not depend on the sample (the initialization), else 0.
 
     Norms of pairs: small Jacobians are formed, rounding is in their ends (Lemma 23). Of others the upper end is at most
@@ -91,6 +99,8 @@ def measure(
     began, graph = clock(), bound.graph
     with processes.team() as team:
         check_arguments(device, dtype, width, failure, budget, fill, checkpoint)
+        require_choice("duplicates", duplicates, ("refuse", "iid"))
+        loader = Reader(as_batches(loader), graph, model, bound.augmented.loss, batch_to)
         fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
         require_same_weights(bound.augmented.source, model)
@@ -101,7 +111,7 @@ def measure(
         pairs = bound.measured_pairs
         if exact and not fill:
             require_affordable(graph, pairs)
-        first = team.together(lambda: _check_pass(bound, model, context, loader, where))[team.rank]
+        first = team.together(lambda: _check_pass(bound, model, context, loader, where, duplicates))[team.rank]
         chosen = plan(graph, pairs, first.census.n, memory, "exact" if exact else "auto")
         if not fill:
             warn_of_hours(chosen, first.census.n)
@@ -117,6 +127,7 @@ def measure(
     found = joined(shares)
     weights = state if where.type == "cpu" else graph.state(cast(state_of(model), torch.device("cpu"), torch.float64))
     measured = collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
+    measured = replace(measured, repeated=first.repeated)
     if budget is None:
         return measured
     with progress_bar("refining", len(pairs), progress) as advance:
@@ -200,12 +211,16 @@ def _share(
     return Share(own, order.digest())
 
 
-def _check_pass(bound: Bound, model: Any, context: Context, loader: Iterable[Any], where: torch.device) -> FirstPass:
-    """The first pass: finite values, labels in range, the model's own output."""
-    graph, seen, order, size = bound.graph, Census(0, 0), Order(), 0.0
+def _check_pass(
+    bound: Bound, model: Any, context: Context, loader: Iterable[Any], where: torch.device, duplicates: str
+) -> FirstPass:
+    """The first pass: finite values, labels in range, the model's own output, samples that come once."""
+    graph, seen, order, size, again = bound.graph, Census(0, 0), Order(), 0.0, Repetition()
     for batch in batches(loader, graph):
-        seen, moved = census(seen, batch), to_device(batch, where)
+        known = digests(batch)
+        seen, moved = census(seen, batch, known), to_device(batch, where)
         order.add(batch)
+        again.add(batch, known)
         with torch.no_grad():
             values, _ = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
             require_values(bound, values, batch.start)
@@ -214,7 +229,9 @@ def _check_pass(bound: Bound, model: Any, context: Context, loader: Iterable[Any
             size += float(found.abs().sum())
         if isinstance(model, torch.nn.Module):
             require_same_function(graph, model, batch)
-    return FirstPass(seen, order.digest(), size / seen.n)
+    if duplicates == "refuse":
+        again.require_chance()
+    return FirstPass(seen, order.digest(), size / seen.n, again.count())
 
 
 def _require_separate(batch: Batch, values: Tensor, bound: Bound, output: Tensor) -> None:
@@ -237,7 +254,7 @@ def losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
     try:
         if isinstance(loss, MarginLoss):
             return loss.margins(output, batch.labels)
-        return loss.evaluate(output, batch.labels, None)
+        return require_unit(loss.name, loss.evaluate(output, batch.labels, None))
     except LabelError as error:
         raise LabelError(f"measure: in the batch that starts at sample {batch.start}: {error}") from None
 

@@ -151,7 +151,13 @@ def assumptions(certificate: Certificate) -> str:
         (
             "The sample is independent, identically distributed and not augmented. Preprocessing and constants inside "
             "the model (tensors that are not in its state, buffers of integers) do not depend on it.",
-            f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples.",
+            f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples, "
+            + (
+                f"of which {data.repeated} are exact copies of earlier ones: duplicates='iid' says that they were "
+                "drawn independently."
+                if data.repeated
+                else "none of which is an exact copy of another."
+            ),
         ),
         (
             rf"Reference weights (here: {_REFERENCE[data.reference]}), the sets $\mathcal{{S}}$ and "

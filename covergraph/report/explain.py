@@ -10,9 +10,10 @@ from covergraph.report.numbers import confidence, percent, plain, samples
 def explain(certificate: Certificate) -> str:
     """Three sentences: what is certified, where the complexity sits, what would help.
 
-    A fourth one, before the last, where samples fail a condition.
+    More of them, before the last, where the certificate assumes more than usual, or samples fail a condition.
     """
-    sentences = (_certified(certificate), _where(certificate), _failing(certificate), _help(certificate))
+    c = certificate
+    sentences = (_certified(c), repeated(c), _where(c), _failing(c), _help(c))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -25,6 +26,16 @@ def _certified(c: Certificate) -> str:
     if c.vacuous:
         return f"{start}, the {what} on new data is at most {value}, which is vacuous, since it cannot exceed 1."
     return f"{start}, the {what} on new data is at most {value}, which is not vacuous."
+
+
+def repeated(c: Certificate) -> str:
+    """What was assumed of samples that come again; empty if there are none."""
+    if not c.measurements.repeated:
+        return ""
+    return (
+        f"{c.measurements.repeated} of the samples are exact copies of earlier ones; that they were drawn "
+        "independently all the same is assumed."
+    )
 
 
 def _where(c: Certificate) -> str:
