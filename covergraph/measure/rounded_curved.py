@@ -151,4 +151,7 @@ def _(operation: op.Normalize, node: Node, slots: Slots, context: Context, numbe
     lost = DOUBLE.gamma(2 * d + 8) * given.abs().amax(2, keepdim=True) / r if operation.center else 0 * r
     wrong = lost + DOUBLE.gamma(d + 12)  # of y, relative to sqrt d, and of r, relative
     wrong = torch.where((wrong < 0.01) & (r > 1e-140) & (r < 1e140), wrong, torch.inf)
-    return Rounded(push, {0: Loss(d + 9, 3 * largest(1 / r) * ABOVE, off=6 * largest(wrong / r))})
+    size, off = 3 * largest(1 / r) * ABOVE, 6 * largest(wrong / r)
+    if operation.eps > 0:  # neither the true Jacobian nor the computed one is larger
+        off = torch.minimum(off.nan_to_num(torch.inf, torch.inf), (size + operation.eps**-0.5) * ABOVE)
+    return Rounded(push, {0: Loss(d + 9, size, off=off)})
