@@ -21,10 +21,10 @@ from covergraph.graph.forward import pushed
 
 T = sympy.Symbol("t", real=True)
 UNIT = 2.0**-53
-SLOPE = (64.0, 16.0, 800.0)
+SLOPE = (64.0, 64.0, 2.0**100)
 """Roundings of a computed phi', in units of 2^-53: relative to it, and absolute (1 - tanh^2 is 0 where tanh' is 1e-17).
 
-The latter up to |t| = 800; what saturates is there closer to its limit than the numbers can tell."""
+The latter up to |t| = 2^100: what saturates is there closer to its limit than the numbers can tell."""
 
 
 @dataclass(frozen=True)

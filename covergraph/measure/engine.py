@@ -84,7 +84,7 @@ class Engine:
                 upper = _mended(edge_norms(self.graph, values, self.context, [pair])[pair], defined)
                 low = _undone(upper, rounding(torch.float64, 1, 64))
                 if isinstance(self.graph[pair[0]].operation, Elementwise):
-                    low = max(low - 2.0**-46, 0.0)  # more than twice the absolute error of a slope
+                    low = max(low - 2.0**-45, 0.0)  # more than twice the absolute error of a slope
             elif way == "fixed":
                 low, high = self._same_for_all(pair, at)
                 upper = torch.full((rows,), high, dtype=torch.float64)
