@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["exact", "certified"]
-"""exact: the value up to rounding in double precision; certified: [lower, upper] encloses the value, as exactly.
+"""exact: a closed form, up to a few roundings in double precision; certified: [lower, upper] encloses the value.
 
-The ends enclose the rounding of the norm itself. The entries of its matrix are taken as computed in double precision;
-the certificate allows for a relative error of 1e-9 of each sample's norms (`bound.rademacher.ROUNDING`)."""
+The ends hold at the sample's values as double precision gave them, and enclose the rounding of derivatives, products
+and norms (Lemma 23). For that of the values themselves the certificate allows a relative error of 1e-9 of each sample's
+norms (`bound.rademacher.ROUNDING`)."""
 
 Pair = tuple[str, str]
 """(w, a): the total derivative D_{w<-a} of node w with respect to node a."""

@@ -20,6 +20,11 @@ from covergraph.errors import ParameterError
 from covergraph.graph.forward import pushed
 
 T = sympy.Symbol("t", real=True)
+UNIT = 2.0**-53
+SLOPE = (64.0, 64.0, 2.0**100)
+"""Roundings of a computed phi', in units of 2^-53: relative to it, and absolute (1 - tanh^2 is 0 where tanh' is 1e-17).
+
+The latter up to |t| = 2^100: what saturates is there closer to its limit than the numbers can tell."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,16 @@ class ScalarFunction:
         """phi'(x), entry by entry, same shape as x; itself differentiable."""
         x = x.contiguous()  # forward mode refuses expanded tensors
         return pushed(self.evaluate, (x,), (torch.ones_like(x),))
+
+    def slope_error(self, x: Tensor, slope: Tensor) -> Tensor:
+        """Bound of |slope - phi'(x)| for the computed `slope` = derivative(x), entry by entry, in double precision.
+
+        Two roundings of a constant between straight pieces; else what is assumed of rows: SLOPE.
+        """
+        if _is_straight(self.expression):
+            return 2 * UNIT * slope.abs()
+        relative, absolute, far = SLOPE
+        return UNIT * (relative * slope.abs() + torch.where(x.abs() < far, absolute, 0.0))
 
     @property
     def is_affine(self) -> bool:
@@ -83,6 +98,18 @@ class ScalarFunction:
                         f"function {self.name!r}: {name}({point}) is {found:.8g} by evaluate and {sympy.N(value, 8)} "
                         f"by the expression {self.expression}, expected the same; mend one of them"
                     )
+
+
+@cache
+def _is_straight(expression: sympy.Expr) -> bool:
+    """True if it is seen that phi' is constant between finitely many kinks and jumps."""
+    if not expression.has(T) or expression == T:
+        return True
+    pieces = (sympy.Max, sympy.Min, sympy.Abs, sympy.sign, sympy.Piecewise, sympy.floor, sympy.ceiling)
+    varying = [part for part in expression.args if part.has(T)]
+    if isinstance(expression, (sympy.Add, *pieces, sympy.functions.elementary.piecewise.ExprCondPair)):
+        return all(isinstance(part, sympy.logic.boolalg.Boolean) or _is_straight(part) for part in varying)
+    return isinstance(expression, sympy.Mul) and len(varying) == 1 and _is_straight(varying[0])
 
 
 def _slope(expression: sympy.Expr) -> sympy.Expr:

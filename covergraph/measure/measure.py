@@ -86,7 +86,7 @@ def measure(
     independent samples; "iid" says that they are. `init_model`:
     reference weights that do not depend on the sample (the initialization), else 0.
 
-    Norms of pairs: small Jacobians are formed, their singular values are exact. Of others the upper end is at most
+    Norms of pairs: small Jacobians are formed, rounding is in their ends (Lemma 23). Of others the upper end is at most
     `width` times the lower one, and all of them hold except with probability `failure` over random starts that `seed`
     makes (Lemma 21); the certificate adds it to delta. `exact`: form all Jacobians. `fill`: measure edges only and
     fill in the pairs by Proposition 2 (cheap, valid, larger). `dtype`: in which precision Jacobians are formed; all

@@ -39,7 +39,7 @@ def measurements(certificate: Certificate) -> str:
         + (rf"Training error (ties count): ${tex(100 * error)}\,\%$. " if error is not None else "")
         + _failing(certificate)
         + ("Norms of total derivatives are bounds by products along edges (Proposition 2). " if data.filled else "")
-        + "An exact value is enclosed up to rounding, a certified one by its ends. Maxima run over the sample; the "
+        + "An exact value has a closed form, a certified one lies between its ends. Maxima run over the sample; the "
         "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
         table("llllr", header, rows),
         rest,
