@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from covergraph import kinds
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
@@ -85,6 +86,11 @@ def analyze(
     With probability at least 1 - delta over the sample, less `failure` over the random starts if there were any, the
     certificate's value bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
+    kinds.require(
+        "analyze", kinds.ANALYZING, init_model=init_model, delta=delta, loss=loss, exact=exact, fill=fill, width=width,
+        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, condition_quantile=condition_quantile,
+        progress=progress, batch_to=batch_to,
+    )
     check_delta(delta)
     model = as_module(model)
     loader = as_batches(loader)

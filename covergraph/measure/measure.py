@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from covergraph import kinds
 from covergraph.errors import BatchMixingError, LabelError
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss, require_unit
@@ -96,6 +97,11 @@ def measure(
     Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`,
     `ParameterError`, `CheckpointError`, `ProcessError`.
     """
+    kinds.require(
+        "measure", kinds.MEASURING, bound=bound, model=model, init_model=init_model, fill=fill, exact=exact,
+        width=width, failure=failure, seed=seed, memory=memory, budget=budget, checkpoint=checkpoint, progress=progress,
+        batch_to=batch_to,
+    )
     began, graph = clock(), bound.graph
     with processes.team() as team:
         check_arguments(device, dtype, width, failure, budget, fill, checkpoint)
