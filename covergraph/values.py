@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -67,7 +67,7 @@ class LayerSize:
     bias: Measurement | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurements:
     """Everything that was measured on one model and one sample; all n samples were measured.
 
@@ -104,6 +104,14 @@ class Measurements:
     steps: Mapping[Pair, int] = field(repr=False, default_factory=dict)
     curve: tuple[CurvePoint, ...] = field(repr=False, default=())
     repeated: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        """All that was measured is the same, to the last bit."""
+        if not isinstance(other, Measurements):
+            return NotImplemented
+        return all(same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         random = f" (width {self.width:g}, failure {self.failure:g})"
@@ -167,3 +175,12 @@ class Parameters:
     rho: Mapping[str, float] = field(default_factory=dict)
     shared: Mapping[str, float] = field(default_factory=dict)
     condition_quantile: float | None = None
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality of values that may hold arrays."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other, equal_nan=True)
+    return bool(one == other)

@@ -95,7 +95,7 @@ class ByNode(Mapping[Any, sympy.Expr]):
         return len(self._keys)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
     """The generalization bound of an augmented graph, as expressions.
 
@@ -109,6 +109,16 @@ class Bound:
     kappa_J: Mapping[Pair, sympy.Expr]
     contributions: tuple[Contribution, ...]
     groups: tuple[Group, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        """Bounds are equal if their augmented graphs are: all else is derived."""
+        return self.augmented == other.augmented if isinstance(other, Bound) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.augmented)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return derive, (self.augmented,)
 
     @property
     def graph(self) -> ComputationGraph:

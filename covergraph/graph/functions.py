@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import sympy
 import torch
@@ -142,21 +142,23 @@ def exact(number: float) -> sympy.Rational:
 def affine(scale: float, shift: float) -> ScalarFunction:
     """phi(t) = scale * t + shift, with fixed numbers (not parameters)."""
 
-    def evaluate(x: Tensor) -> Tensor:
-        return scale * x + shift
-
+    evaluate = partial(_affine, scale=scale, shift=shift)
     return ScalarFunction(f"affine({scale:g}, {shift:g})", exact(scale) * T + exact(shift), evaluate)
+
+
+def _affine(x: Tensor, scale: float, shift: float) -> Tensor:
+    return scale * x + shift
 
 
 _F = torch.nn.functional
 TANH = ScalarFunction("tanh", sympy.tanh(T), torch.tanh)
 SIGMOID = ScalarFunction("sigmoid", 1 / (1 + sympy.exp(-T)), torch.sigmoid)
-SOFTPLUS = ScalarFunction("softplus", sympy.log(1 + sympy.exp(T)), lambda x: _F.softplus(x, threshold=60.0))
+SOFTPLUS = ScalarFunction("softplus", sympy.log(1 + sympy.exp(T)), partial(_F.softplus, threshold=60.0))
 GELU = ScalarFunction("gelu", T * (1 + sympy.erf(T / sympy.sqrt(2))) / 2, _F.gelu)
 GELU_TANH = ScalarFunction(
     "gelu_tanh",
     T * (1 + sympy.tanh(sympy.sqrt(2 / sympy.pi) * (T + sympy.Rational(44715, 10**6) * T**3))) / 2,
-    lambda x: _F.gelu(x, approximate="tanh"),
+    partial(_F.gelu, approximate="tanh"),
 )
 SILU = ScalarFunction("silu", T / (1 + sympy.exp(-T)), _F.silu)
 ELU = ScalarFunction("elu", sympy.Piecewise((sympy.exp(T) - 1, T < 0), (T, True)), _F.elu)
