@@ -167,12 +167,12 @@ def measured(made: Made) -> dict[Pair, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_ends_hold_the_norms_with_sixty_digits(family: Callable[[int], Made], seed: int) -> None:
     count = 0
-    for i in range(10 if family is far_from_zero else 5):
+    for i in range(10 if family is far_from_zero else 3):
         made = family(10 * seed + i)
         found, high, low = violations(made, measured(made))
         assert not high and not low, (10 * seed + i, high, low)
         count += found
-    assert count >= 30
+    assert count >= 18
 
 
 @pytest.mark.parametrize("family", [saturated, plain, canceling, far_from_zero, attention, gated])
@@ -194,7 +194,7 @@ def test_a_normalization_of_two_entries_has_norms_of_rounding_alone() -> None:
 
 
 @examples(20)
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 999), st.integers(-150, 150), st.sampled_from([1, 3, 99]))
+@given(st.integers(1, 16), st.integers(1, 16), st.integers(0, 999), st.integers(-150, 150), st.sampled_from([1, 3, 99]))
 def test_ends_of_dense_matrices_in_double_precision(m: int, d: int, seed: int, size: int, rank: int) -> None:
     """Of any size, also where squares leave the range of the numbers; known singular values, with 60 digits."""
     few = min(rank, m, d)
