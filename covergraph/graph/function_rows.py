@@ -19,6 +19,7 @@ from sympy import Max, Min, Piecewise
 from torch import Tensor
 
 from covergraph.errors import ParameterError, UnsupportedOperationError
+from covergraph.graph import slopes
 from covergraph.graph.functions import (
     COS,
     ELU,
@@ -77,7 +78,9 @@ HARDSIGMOID = ScalarFunction(
     Piecewise((0, T <= -3), (1, T >= 3), (T / 6 + _HALF, True)),
     _hardsigmoid,  # the same floats as F.hardsigmoid, whose derivative is 1/6 in float32 alone
 )
-SELU = ScalarFunction("selu", _elu(*_SELU, 1.0), F.selu)
+SELU = ScalarFunction(
+    "selu", _elu(*_SELU, 1.0), F.selu, partial(slopes.elu, alpha=_SELU[0], scale=_SELU[1]), True
+)
 
 # With jumps. A half is rounded to the even number beside it.
 SIGN = ScalarFunction("sign", sympy.sign(T), torch.sign)
@@ -88,20 +91,22 @@ FRAC = ScalarFunction("frac", T - _TRUNCATED, torch.frac)
 ROUND = ScalarFunction("round", sympy.floor(T / 2 + _HALF / 2) + sympy.ceiling(T / 2 - _HALF / 2), torch.round)
 
 # Smooth on the whole line
-MISH = ScalarFunction("mish", T * sympy.tanh(sympy.log(1 + sympy.exp(T))), F.mish)
-LOGSIGMOID = ScalarFunction("logsigmoid", -sympy.log(1 + sympy.exp(-T)), F.logsigmoid)
-TANHSHRINK = ScalarFunction("tanhshrink", T - sympy.tanh(T), F.tanhshrink)
-SOFTSIGN = ScalarFunction("softsign", Piecewise((T / (1 - T), T < 0), (T / (1 + T), True)), F.softsign)
-ERF = ScalarFunction("erf", sympy.erf(T), torch.erf)
+MISH = ScalarFunction("mish", T * sympy.tanh(sympy.log(1 + sympy.exp(T))), F.mish, slopes.mish)
+LOGSIGMOID = ScalarFunction("logsigmoid", -sympy.log(1 + sympy.exp(-T)), F.logsigmoid, slopes.logsigmoid, True)
+TANHSHRINK = ScalarFunction("tanhshrink", T - sympy.tanh(T), F.tanhshrink, slopes.tanhshrink, True)
+SOFTSIGN = ScalarFunction(
+    "softsign", Piecewise((T / (1 - T), T < 0), (T / (1 + T), True)), F.softsign, slopes.softsign, True
+)
+ERF = ScalarFunction("erf", sympy.erf(T), torch.erf, slopes.erf, True)
 ERFC = ScalarFunction("erfc", sympy.erfc(T), torch.erfc)
 NDTR = ScalarFunction("ndtr", (1 + sympy.erf(T / sympy.sqrt(2))) / 2, torch.special.ndtr)
 ATAN = ScalarFunction("atan", sympy.atan(T), torch.atan)
 ASINH = ScalarFunction("asinh", sympy.asinh(T), torch.asinh)
-SINC = ScalarFunction("sinc", sympy.sinc(sympy.pi * T), torch.sinc)
+SINC = ScalarFunction("sinc", sympy.sinc(sympy.pi * T), torch.sinc, slopes.sinc)
 SQUARE = ScalarFunction("square", T**2, torch.square)
 EXP = ScalarFunction("exp", sympy.exp(T), torch.exp)
 EXP2 = ScalarFunction("exp2", sympy.Integer(2) ** T, torch.exp2)
-EXPM1 = ScalarFunction("expm1", sympy.exp(T) - 1, torch.expm1)
+EXPM1 = ScalarFunction("expm1", sympy.exp(T) - 1, torch.expm1, slopes.expm1, True)
 SINH = ScalarFunction("sinh", sympy.sinh(T), torch.sinh)
 COSH = ScalarFunction("cosh", sympy.cosh(T), torch.cosh)
 
@@ -200,7 +205,8 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Sca
     numbers = (alpha,) if scale == input_scale == 1 else (alpha, scale, input_scale)
     name = _named("elu", *numbers)
     evaluate = partial(_scaled_elu, alpha=alpha, scale=scale, input_scale=input_scale)
-    return ScalarFunction(name, _elu(alpha, scale, input_scale), evaluate)
+    slope = partial(slopes.elu, alpha=alpha, scale=scale, input_scale=input_scale)
+    return ScalarFunction(name, _elu(alpha, scale, input_scale), evaluate, slope, True)
 
 
 @cache
@@ -210,7 +216,8 @@ def celu(alpha: float = 1.0) -> ScalarFunction:
         raise ParameterError("celu: alpha is 0, expected another number; torch refuses it, too")
     a = exact(alpha)
     expression = Piecewise((a * (sympy.exp(T / a) - 1), T < 0), (T, True))
-    return ScalarFunction(_named("celu", alpha), expression, partial(F.celu, alpha=alpha))
+    slope = partial(slopes.elu, alpha=alpha, input_scale=1 / alpha)
+    return ScalarFunction(_named("celu", alpha), expression, partial(F.celu, alpha=alpha), slope, True)
 
 
 @cache
@@ -231,7 +238,9 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> ScalarFunction:
     if threshold < 20:
         expression = Piecewise((expression, b * T <= exact(threshold)), (T, True))
     name = _named("softplus", beta, threshold)
-    return ScalarFunction(name, expression, partial(F.softplus, beta=beta, threshold=threshold))
+    slope = None if threshold < 20 else partial(slopes.softplus, beta=beta)
+    evaluate = partial(F.softplus, beta=beta, threshold=threshold)
+    return ScalarFunction(name, expression, evaluate, slope, slope is not None)
 
 
 def gelu(approximate: str = "none") -> ScalarFunction:

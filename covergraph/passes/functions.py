@@ -105,7 +105,8 @@ def _fused(region: Sequence[Node]) -> Node:
     source, expression = next(iter(expressions)), expressions[region[-1].name]
     function = KNOWN.get(expression)
     if function is None:
-        function = ScalarFunction(f"function({_short(expression)})", expression, _Evaluation(tuple(region), source))
+        evaluation = _Evaluation(tuple(region), source)
+        function = ScalarFunction(f"function({_short(expression)})", expression, evaluation, evaluation.slope)
     return replace(region[-1], operation=Elementwise(function), inputs=(source,))
 
 
@@ -135,6 +136,30 @@ class _Evaluation:
         for node in self.region:
             values[node.name] = _value(node, [values[u] for u in node.inputs])
         return values[self.region[-1].name]
+
+    def slope(self, x: Tensor) -> Tensor:
+        """The derivative by the chain rule from those of the rows, which do not cancel where they saturate."""
+        values, slopes = {self.source: x}, {self.source: torch.ones_like(x)}
+        for node in self.region:
+            slots = [values[u] for u in node.inputs]
+            values[node.name] = _value(node, slots)
+            slopes[node.name] = _slope(node, slots, [slopes[u] for u in node.inputs])
+        return slopes[self.region[-1].name]
+
+
+def _slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    """The derivative of one step."""
+    match node.operation:
+        case Elementwise(function):
+            return function.derivative(slots[0]) * slopes[0]
+        case Add():
+            return sum(slopes[1:], slopes[0])
+        case Subtract():
+            return slopes[0] - slopes[1]
+        case Divide():
+            return (slopes[0] - slots[0] / slots[1] * slopes[1]) / slots[1]
+        case _:
+            return slopes[0] * slots[1] + slots[0] * slopes[1]
 
 
 def _value(node: Node, slots: Sequence[Tensor]) -> Tensor:
