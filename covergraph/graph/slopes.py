@@ -81,8 +81,9 @@ def expm1(x: Tensor) -> Tensor:
 
 
 def erf(x: Tensor) -> Tensor:
-    """2 exp(-t^2) / pi^(1/2)."""
-    return torch.exp(-x.square()) * (2 / math.sqrt(math.pi))
+    """2 exp(-t^2) / pi^(1/2), with t^2 = r^2 + (t - r)(t + r), r rounded so that r^2 is exact."""
+    r = torch.round(x.clamp(-30, 30) * 2**20) / 2**20
+    return torch.exp(-r.square()) * torch.exp(-(x - r) * (x + r)) * (2 / math.sqrt(math.pi))
 
 
 def sinc(x: Tensor) -> Tensor:

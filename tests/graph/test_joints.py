@@ -140,7 +140,7 @@ GRID = [s * v for v in (0.0, 1e-9, 0.1, 0.74, 1.28, 3.0, 8.3, 19.5, 37.0, 120.0,
 @pytest.mark.parametrize("row", STEADY, ids=lambda row: row.name)
 def test_slopes_do_not_cancel_where_a_function_saturates(row: ScalarFunction) -> None:
     """Against 1,500 digits: the stated error, and a relative one where the row is steady."""
-    good = kinks.good_intervals(row.expression)
+    good = [(-math.inf, math.inf)] if row.name == "sinc" else kinks.good_intervals(row.expression)
     points = [x for x in GRID if any(a < x < b for a, b in good) and not (x > 709 and row.name == "expm1")]
     at = torch.tensor(points, dtype=torch.float64)
     found, errors = row.derivative(at), row.slope_error(at, row.derivative(at))
