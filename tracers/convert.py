@@ -15,13 +15,13 @@ from covergraph.graph import operations as op
 from covergraph.graph.functions import ScalarFunction
 from covergraph.graph.interpreter import state_of
 from covergraph.graph.node import Node
+from covergraph.graph.precision import wide
 from covergraph.graph.weights import Source, Weights
 from covergraph.tracers import elementwise
 from covergraph.tracers.builder import Builder
 from covergraph.tracers.call import Call
 from covergraph.tracers.folding import fold, widened
 from covergraph.tracers.forms import bind, canonical_name, full_name
-from covergraph.tracers.precision import wide
 from covergraph.tracers.quiet import first_line
 from covergraph.tracers.recurrent import Lazy
 from covergraph.tracers.sizes import steering

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from covergraph.graph.weights import operator
+from covergraph.graph.precision import NARROW
+from covergraph.graph.weights import default_type, operator
 from covergraph.tracers.values import Apply, State
 
 REAL = torch.float64
-NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
@@ -25,7 +25,7 @@ def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
     keywords = {k: widened(v) for k, v in keywords.items() if k not in ("device", "layout", "pin_memory")}
     leaves = pytree.tree_leaves((arguments, keywords))
     if not any(isinstance(leaf, State) for leaf in leaves):
-        with torch.no_grad():
+        with torch.no_grad(), default_type(REAL):
             made = operator(target)(*arguments, **keywords)
         # What nobody has written yet could hold NaN; whoever reads it without writing it has no fixed value anyway.
         return torch.zeros_like(made) if "empty" in target.split(".")[1] else made
@@ -64,7 +64,8 @@ def _meta(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) ->
         return leaf.to("meta") if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
     moved, named = pytree.tree_map(meta, (list(arguments), dict(keywords)))
-    return operator(target)(*moved, **named)
+    with default_type(REAL):
+        return operator(target)(*moved, **named)
 
 
 def _transposed(target: str, arguments: Sequence[Any]) -> State | None:

@@ -16,8 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from covergraph.errors import CovergraphError, TracingError
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.evaluation import as_module, evaluation_copy
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.functions import ScalarFunction
+from covergraph.graph.precision import doubled, real_numbers
 from covergraph.graph.weights import Weights
 from covergraph.passes.coarsen import coarsen
 from covergraph.passes.pipeline import canonicalize
@@ -28,8 +30,6 @@ from covergraph.tracers.failures import innermost_call, log_dump, no_way
 from covergraph.tracers.memory import changes, contents, require_memoryless
 from covergraph.tracers.naming import rename
 from covergraph.tracers.outputs import Chosen, choose_output
-from covergraph.tracers.precision import doubled, real_numbers
-from covergraph.tracers.preparation import as_module, evaluation_copy
 from covergraph.tracers.proxy import trace_by_make_fx
 from covergraph.tracers.quiet import first_line, quiet
 from covergraph.tracers.sizes import settle_sizes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from covergraph.graph.interpreter import state_of
+from covergraph.graph.learned import learned_part
+from covergraph.graph.weights import Weights
 from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, Top
-from covergraph.measure.layers import layer_sizes, unmasked
+from covergraph.measure.layers import layer_sizes
 from covergraph.measure.norms import exact, largest, rounding
 from covergraph.measure.plan import Plan
 from covergraph.values import Floats, Measurement, Measurements, Pair
@@ -70,7 +72,7 @@ def collect(
         },
         layers=layer_sizes(graph, weights, reference),
         shared={
-            group.nodes[0]: _distance(group.parameters, graph.weights.effective, weights, reference)
+            group.nodes[0]: _distance(group.parameters, graph.weights, weights, reference)
             for group in bound.groups
         },
         filled=plan is None,
@@ -100,11 +102,11 @@ def _operator(pair: Pair, blocks: Sequence[Measured], plan: Plan | None, dtype: 
 
 
 def _distance(
-    names: Sequence[str], formulas: Collection[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
+    names: Sequence[str], known: Weights, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
 ) -> Measurement:
     """||theta - theta_0||_1 of the named parameters together."""
-    values = {name: unmasked(state[name], name in formulas) for name in names}
-    starts = {} if reference is None else {name: unmasked(reference[name], name in formulas) for name in names}
+    values = {name: learned_part(known, name, state) for name in names}
+    starts = {} if reference is None else {name: learned_part(known, name, reference) for name in names}
     total = sum(float((value - starts.get(name, 0)).abs().sum()) for name, value in values.items())
     slack = torch.finfo(torch.float64).eps * sum(value.numel() for value in values.values())
     return exact(total, slack, "(1,1) norm of the distance")

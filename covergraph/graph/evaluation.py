@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
-from covergraph.tracers.precision import doubled
+from covergraph.graph.precision import doubled
 
 
 def as_module(model: Any) -> nn.Module:
