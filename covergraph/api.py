@@ -57,6 +57,7 @@ def analyze(
     loss: Loss | None = None,
     mode: Mode = "minimal",
     output: Any = None,
+    trust_init: bool = False,
     device: torch.device | str | None = None,
     exact: bool = False,
     fill: bool = False,
@@ -71,7 +72,8 @@ def analyze(
     """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
 
     `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
-    training sample, unaugmented. `init_model`: the weights before training, if known.
+    training sample, unaugmented. `init_model`: the weights before training, if known; `trust_init`: also if they are the
+    model's own, or hold statistics of a BatchNorm, for you know that they do not depend on the sample.
 
     Norms of Jacobians: small ones are formed, of others the upper end is within `width` of the lower one, from random
     starts that fail with probability `failure` (Lemma 21). `exact` forms all; `fill` bounds all by products along edges
@@ -87,8 +89,8 @@ def analyze(
     graph = trace(model, _example(loader, model), output=output)
     bound = derive(augment(graph, loss, mode))
     measurements = measure(
-        bound, model, loader, init_model=init_model, device=device, exact=exact, fill=fill, width=width,
-        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, progress=progress,
+        bound, model, loader, init_model=init_model, trust_init=trust_init, device=device, exact=exact, fill=fill,
+        width=width, failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, progress=progress,
     )
     parameters = choose(bound, measurements, condition_quantile=condition_quantile)
     return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))

@@ -77,7 +77,8 @@ class Measurements:
     products along edges (Proposition 2). `failure`: the largest norms hold except with this probability over the random
     starts (Lemma 21; 0 if there were none); `width`: what upper/lower was aimed at. `ways`: how each pair was measured;
     `steps`: of Lanczos, all samples together. `curve`: with a time budget, the bound against the seconds spent. Of
-    very many samples and pairs `pair_values` is empty: then only the largest norms are known.
+    very many samples and pairs `pair_values` is empty: then only the largest norms are known. `assumed`: what the
+    certificate supposes of the reference and of constants, beyond what holds for every model.
     """
 
     n: int
@@ -101,6 +102,7 @@ class Measurements:
     ways: Mapping[Pair, str] = field(repr=False, default_factory=dict)
     steps: Mapping[Pair, int] = field(repr=False, default_factory=dict)
     curve: tuple[CurvePoint, ...] = field(repr=False, default=())
+    assumed: tuple[str, ...] = field(repr=False, default=())
 
     def __repr__(self) -> str:
         random = f" (width {self.width:g}, failure {self.failure:g})"

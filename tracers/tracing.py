@@ -220,4 +220,5 @@ def _used(nodes: Collection[Any], weights: Weights) -> Weights:
     names |= {source for program in effective.values() for source in program.sources}
     constants = {k: v for k, v in weights.constants.items() if k in names}
     ties = {k: v for k, v in weights.ties.items() if k in names}
-    return Weights(effective, constants, ties, {k: v for k, v in weights.shapes.items() if k in names})
+    shapes = {k: v for k, v in weights.shapes.items() if k in names}
+    return replace(weights, effective=effective, constants=constants, ties=ties, shapes=shapes)

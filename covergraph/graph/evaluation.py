@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
+from covergraph.graph.held import SPECIAL
 from covergraph.graph.precision import doubled
 
 
@@ -97,10 +98,6 @@ def _doubled_attributes(module: nn.Module, registered: Collection[int]) -> dict[
         return value if id(value) in registered else doubled(value.detach()).requires_grad_(value.requires_grad)
 
     return {key: pytree.tree_map_only(Tensor, double, value) for key, value in plain.items()}
-
-
-SPECIAL = frozenset(vars(nn.Module()))
-"""What every module has."""
 
 
 @contextmanager

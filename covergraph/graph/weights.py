@@ -102,13 +102,16 @@ class Weights:
     """Beside the model's state: effective parameters, constants, and which entries share storage.
 
     `ties` maps a dotted name to the name that stands for its storage, where that is another one. `shapes` holds the
-    shape of every parameter that nodes name, as far as known.
+    shape of every parameter that nodes name, as far as known. `held` names the tensors that the model holds and the
+    graph has as constants, whatever it does with them; `factors`, those of them that its arithmetic reads.
     """
 
     effective: Mapping[str, Program] = field(default_factory=dict)
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    held: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
 
     def complete(self, state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
         """`state` with the constants, in its dtype and on its device, and with the effective parameters of `names`.

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covergraph.graph.interpreter import state_of
 from covergraph.graph.learned import learned_part
 from covergraph.graph.weights import Weights
 from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, Top
 from covergraph.measure.layers import layer_sizes
 from covergraph.measure.norms import exact, largest, rounding
 from covergraph.measure.plan import Plan
+from covergraph.measure.reference import reference_state
 from covergraph.values import Floats, Measurement, Measurements, Pair
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def collect(
     hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
     hidden = {name: values for name, values in hidden.items() if len(values) == n}
     cpu = torch.device("cpu")
-    reference = None if init_model is None else graph.state(cast(state_of(init_model), cpu, torch.float64))
+    start = None if init_model is None else cast(reference_state(graph, init_model), cpu, torch.float64)
+    reference = None if start is None else graph.state(start)
     margin = bound.augmented.loss.has_margin
     random = plan is not None and any(way in ("lanczos", "fixed") for way in plan.way.values())
     return Measurements(

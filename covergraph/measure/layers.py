@@ -59,7 +59,7 @@ def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: St
 def _learned(graph: ComputationGraph, node: Node, role: str, state: State) -> Tensor:
     """What training chooses of a parameter; entries that its formula fixes are 0 (Lemma 11)."""
     Context(state).parameter(node, role)
-    return learned_part(graph.weights, node.parameter[role], state)
+    return learned_part(graph.weights, node.parameter[role], state).detach()
 
 
 def _change(graph: ComputationGraph, node: Node, values: Mapping[str, Tensor], reference: State) -> Change:

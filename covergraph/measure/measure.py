@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +37,16 @@ from covergraph.measure.blocks import (
 from covergraph.measure.checkpoint import Checkpoint, going_on, identity, opened
 from covergraph.measure.collect import cast, collect
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
+from covergraph.measure.constants import assumed_constants
 from covergraph.measure.cost import require_affordable, warn_of_hours
 from covergraph.measure.engine import Engine
 from covergraph.measure.jacobians import filled_norms
 from covergraph.measure.loader import Batch, Census, batches, census, require_finite
-from covergraph.measure.model import check_reference, require_same_function, require_same_weights
+from covergraph.measure.model import Evaluated, own_function, require_same_function, require_same_weights
 from covergraph.measure.norms import euclidean, rounding
 from covergraph.measure.passes import Samples, clock
 from covergraph.measure.plan import plan
+from covergraph.measure.reference import check_reference, require_same_constants
 from covergraph.values import Measurements, Pair
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def measure(
     loader: Iterable[Any],
     *,
     init_model: Any = None,
+    trust_init: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float64,
     fill: bool = False,
@@ -75,7 +78,9 @@ def measure(
     """Hidden norms, pair norms, margins and parameter distances on all samples of `loader`; n is their number.
 
     The loader yields (inputs, labels) and is read twice: first to check and count, then to measure. `init_model`:
-    reference weights that do not depend on the sample (the initialization), else 0.
+    reference weights that do not depend on the sample (the initialization), else 0. Weights of the trained model, and
+    statistics of a BatchNorm that has seen batches, are refused unless `trust_init`: then the certificate names them as
+    an assumption.
 
     Norms of pairs: small Jacobians are formed, their singular values are exact. Of others the upper end is at most
     `width` times the lower one, and all of them hold except with probability `failure` over random starts that `seed`
@@ -94,14 +99,14 @@ def measure(
         fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
         require_same_weights(bound.augmented.source, model)
-        if init_model is not None:
-            check_reference(graph, model, init_model)
+        doubts = () if init_model is None else check_reference(graph, model, init_model, trust_init)
+        assumed = (*doubts, *assumed_constants(graph))
         context = Context(state)
         where = next(iter(state.values())).device
         pairs = bound.measured_pairs
         if exact and not fill:
             require_affordable(graph, pairs)
-        first = team.together(lambda: _check_pass(bound, model, context, loader, where))[team.rank]
+        first = team.together(lambda: _check_pass(bound, model, init_model, context, loader, where))[team.rank]
         chosen = plan(graph, pairs, first.census.n, memory, "exact" if exact else "auto")
         if not fill:
             warn_of_hours(chosen, first.census.n)
@@ -117,6 +122,7 @@ def measure(
     found = joined(shares)
     weights = state if where.type == "cpu" else graph.state(cast(state_of(model), torch.device("cpu"), torch.float64))
     measured = collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
+    measured = replace(measured, assumed=assumed)
     if budget is None:
         return measured
     with progress_bar("refining", len(pairs), progress) as advance:
@@ -200,20 +206,27 @@ def _share(
     return Share(own, order.digest())
 
 
-def _check_pass(bound: Bound, model: Any, context: Context, loader: Iterable[Any], where: torch.device) -> FirstPass:
-    """The first pass: finite values, labels in range, the model's own output."""
+def _check_pass(
+    bound: Bound, model: Any, init_model: Any, context: Context, loader: Iterable[Any], where: torch.device
+) -> FirstPass:
+    """The first pass: finite values, labels in range, the model's own output, and the reference model's on few."""
     graph, seen, order, size = bound.graph, Census(0, 0), Order(), 0.0
-    for batch in batches(loader, graph):
-        seen, moved = census(seen, batch), to_device(batch, where)
-        order.add(batch)
-        with torch.no_grad():
-            values, _ = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
-            require_values(bound, values, batch.start)
-            found = losses(bound, values[graph.output], moved)
-            _require_separate(moved, found, bound, values[graph.output])
-            size += float(found.abs().sum())
-        if isinstance(model, torch.nn.Module):
-            require_same_function(graph, model, batch)
+    with own_function(graph, model) as own:
+        for batch in batches(loader, graph):
+            seen, moved = census(seen, batch), to_device(batch, where)
+            order.add(batch)
+            with torch.no_grad():
+                values, conditions = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
+                require_values(bound, values, batch.start)
+                found = losses(bound, values[graph.output], moved)
+                _require_separate(moved, found, bound, values[graph.output])
+                size += float(found.abs().sum())
+            if own is not None:
+                result = own(batch.inputs, batch.start)
+                done = Evaluated(moved.inputs, values[graph.output], undefined(conditions, len(batch)))
+                require_same_function(graph, context, done, result, batch.start)
+            if init_model is not None and batch.start == 0:
+                require_same_constants(graph, model, init_model, moved.inputs, where)
     return FirstPass(seen, order.digest(), size / seen.n)
 
 

@@ -182,6 +182,8 @@ def assumptions(certificate: Certificate) -> str:
             "$10^{-9}$ of each norm, which is not proved to suffice.",
         ),
     ]
+    taken = [(f"{escape(words[:1].upper() + words[1:])}.", "The user's word.") for words in data.assumed]
+    items += taken
     if certificate.delta_numeric:
         items.append(assumption())
     if not certificate.bound.augmented.loss.has_margin:

@@ -10,9 +10,11 @@ from covergraph.report.numbers import confidence, percent, plain, samples
 def explain(certificate: Certificate) -> str:
     """Three sentences: what is certified, where the complexity sits, what would help.
 
-    A fourth one, before the last, where samples fail a condition.
+    Further ones, before the last, where samples fail a condition, and where the reference or constants are taken on
+    trust.
     """
-    sentences = (_certified(certificate), _where(certificate), _failing(certificate), _help(certificate))
+    parts = (_certified, _where, _failing, _assumed, _help)
+    sentences = (part(certificate) for part in parts)
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -61,6 +63,11 @@ def _failing(c: Certificate) -> str:
         f"On {failing_samples(c.measurements)} of {c.n} samples a condition cannot hold (largest: node {worst!r}, "
         f"{_count(failing[worst], 'sample')}); there z = 1."
     )
+
+
+def _assumed(c: Certificate) -> str:
+    """What is taken on trust; empty if nothing is."""
+    return " ".join(f"This supposes that {words}." for words in c.measurements.assumed)
 
 
 def _count(number: int, noun: str) -> str:
