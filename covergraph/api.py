@@ -72,8 +72,8 @@ def analyze(
     """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
 
     `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
-    training sample, unaugmented. `init_model`: the weights before training, if known; `trust_init`: also if they are the
-    model's own, or hold statistics of a BatchNorm, for you know that they do not depend on the sample.
+    training sample, unaugmented. `init_model`: the weights before training, if known; `trust_init`: also if they are
+    the model's own, or hold statistics of a BatchNorm, for you know that they do not depend on the sample.
 
     Norms of Jacobians: small ones are formed, of others the upper end is within `width` of the lower one, from random
     starts that fail with probability `failure` (Lemma 21). `exact` forms all; `fill` bounds all by products along edges

@@ -21,7 +21,7 @@ from covergraph.graph.weights import Source, Weights
 from covergraph.tracers import elementwise
 from covergraph.tracers.builder import Builder
 from covergraph.tracers.call import Call
-from covergraph.tracers.constants import SELECTS, HeldConstants, makes_floats
+from covergraph.tracers.constants import SELECTS, HeldConstants, looks_up, makes_floats
 from covergraph.tracers.folding import fold, present, real, widened
 from covergraph.tracers.forms import bind, canonical_name, full_name
 from covergraph.tracers.quiet import first_line
@@ -111,15 +111,15 @@ class Converter:
 
     def _reader(self, node: fx.Node, name: str, data: bool = False) -> Callable[[Any], Any]:
         """What a call reads as its argument `name`: of integers of the state their present value where they select."""
-        selects = not makes_floats(node) or name in SELECTS
+        selects = name in SELECTS or not (makes_floats(node) or looks_up(node, name))
 
         def value(argument: Any) -> Any:
             if not isinstance(argument, fx.Node):
                 return argument
             found = self.values[argument]
-            if selects and data:
-                return present(found)
-            return present(found) if name in SELECTS else real(found) if data else found
+            if data:
+                return present(found) if selects else real(found)
+            return present(found) if name in SELECTS else found
 
         return value
 
@@ -130,7 +130,7 @@ class Converter:
         if node.name in self.traced.state:
             return State(Source(self.traced.state[node.name]), tuple(result.shape), result.dtype)
         if node.name in self.traced.constants:
-            self.constants.found(node)
+            self.constants.found(node, self.traced.constants[node.name])
             return self._constant(node.name)
         return getattr(self.traced.graph.owning_module, str(node.target), None)  # a graph as an argument
 
@@ -166,11 +166,14 @@ class Converter:
         """Apply the user's row or the table's rule to a call that depends on the inputs."""
         name = canonical_name(node.target)
         leaves = [leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor)]
-        results = [(tuple(leaf.shape), wide(leaf.dtype)) for leaf in leaves]
+        learned = any(looks_up(node, key) and isinstance(value, State) for key, value in arguments.items())
+        results = [(tuple(leaf.shape), torch.float64 if learned else wide(leaf.dtype)) for leaf in leaves]
         if isinstance(node.meta.get("val"), (int, float, bool)) and not leaves:
             return node.meta["val"]  # a size
         _refuse_steering(node, leaves)
         call = Call(name, full_name(node.target), module_path(node), arguments, results, self.builder)
+        if any(isinstance(v, Data) and v.floating for key in ("index", "indices") for v in _leaves(arguments, key)):
+            raise call.refuse("selects by integers of a learned table", "keep indices in a plain tensor")
         row = self.functions.find(node.target, name)
         if row is not None:
             return self._row(call, row)
@@ -199,6 +202,10 @@ class Converter:
         if len(tensors) != 1:
             raise call.refuse(f"takes {len(tensors)} tensors", "a ScalarFunction is a fixed function of one number")
         return call.row(row, call.as_data(tensors[0]))
+
+
+def _leaves(arguments: Mapping[str, Any], key: str) -> list[Any]:
+    return pytree.tree_leaves(arguments.get(key))
 
 
 def _refuse_steering(node: fx.Node, results: Sequence[Tensor]) -> None:

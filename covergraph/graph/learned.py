@@ -1,7 +1,6 @@
 """Which part of an effective parameter does training choose? Found by dependency, not by size (Lemma 11).
 
-Every value of a program is written as F + L: F is made of constants, and L depends on the model's state. An entry is
-the same for all states where L is 0 by construction, as in a mask that a learned bias is added to.
+Every value of a program is written as F + L: F is made of constants, and L depends on the model's state, if at all.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from covergraph.graph.weights import Program, Weights, operator
 
 @dataclass(frozen=True)
 class Split:
-    """A value F + L, of one shape: `fixed` is the same for all states, `learned` is 0 where nothing else is there."""
+    """A value F + L: `fixed` is the same for all states; where `depends` is 0, so is `learned`, always."""
 
     fixed: Tensor
     learned: Tensor
+    depends: Tensor
 
     @staticmethod
     def of(value: Any) -> Split:
@@ -29,28 +29,34 @@ class Split:
         if isinstance(value, Split):
             return value
         value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        return Split(value, torch.zeros_like(value))
+        nothing = torch.zeros_like(value)
+        return Split(value, nothing, nothing)
 
     @property
     def whole(self) -> Tensor:
         """The value."""
         return self.fixed + self.learned
 
+    @property
+    def counted(self) -> Tensor:
+        """The value without entries that no state changes, and without the constants of a mask."""
+        return torch.where(self.depends == 0, 0.0, torch.where(self.fixed < MASK, self.learned, self.whole))
+
     def settled(self) -> Split:
         """Nothing finite changes an infinite entry: there nothing is learned."""
-        return Split(self.fixed, torch.where(torch.isinf(self.fixed), 0.0, self.learned))
+        learned, depends = (torch.where(torch.isinf(self.fixed), 0.0, part) for part in (self.learned, self.depends))
+        return Split(self.fixed, learned, depends)
 
 
-def learned_part(weights: Weights, name: str, state: Mapping[str, Tensor]) -> Tensor:
-    """What training chooses of the parameter `name`: all of an entry of the state, L of a formula.
-
-    `state` is what `ComputationGraph.state` gives.
-    """
-    return split(weights, name, state).learned
+MASK = -1e30
+"""A constant below is a mask, which hides what is added to it."""
 
 
 def split(weights: Weights, name: str, state: Mapping[str, Tensor]) -> Split:
-    """The parameter `name` as F + L; differences of L, for two states, are those of the parameter."""
+    """The parameter `name` as F + L; differences of L, for two states, are those of the parameter.
+
+    `state` is what `ComputationGraph.state` gives.
+    """
     program = weights.effective.get(name)
     if program is None or not all(source in state for source in program.sources):
         return _dependent(state[name])
@@ -64,7 +70,7 @@ def _split(program: Program, state: Mapping[str, Tensor], weights: Weights) -> S
 
 
 def _dependent(value: Tensor) -> Split:
-    return Split(torch.zeros_like(value), value)
+    return Split(torch.zeros_like(value), value, torch.ones_like(value))
 
 
 def _apply(target: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
@@ -76,6 +82,8 @@ def _apply(target: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
     return rule(operator(target), arguments, keywords)
 
 
+PARTS = ("fixed", "learned", "depends")
+"""Linear operations act on each of them."""
 Rule = Callable[[Callable[..., Any], list[Any], dict[str, Any]], Any]
 
 
@@ -88,12 +96,12 @@ def _moved(function: Callable[..., Any], arguments: list[Any], keywords: dict[st
     first, *rest = arguments
     if not isinstance(first, Split) or any(isinstance(leaf, Split) for leaf in _leaves([rest, *keywords.values()])):
         return _opaque(function, arguments, keywords)
-    fixed, learned = (function(part, *rest, **keywords) for part in (first.fixed, first.learned))
+    fixed, learned, depends = (function(getattr(first, part), *rest, **keywords) for part in PARTS)
     if isinstance(fixed, (tuple, list)):
-        return [Split(*both) for both in zip(fixed, learned, strict=True)]
+        return [Split(*parts) for parts in zip(fixed, learned, depends, strict=True)]
     if str(function) == "aten.view.dtype" or (_real(first.learned) and not _real(learned)):
         return _opaque(function, arguments, keywords)  # other bits, or cut off
-    return Split(fixed, learned)
+    return Split(fixed, learned, depends)
 
 
 def _real(value: Tensor) -> bool:
@@ -109,14 +117,17 @@ def _joined(function: Callable[..., Any], arguments: list[Any], keywords: dict[s
     """Values side by side."""
     first, *rest = arguments
     parts = [Split.of(value) for value in first]
-    return Split(*(function([getattr(p, which) for p in parts], *rest, **keywords) for which in ("fixed", "learned")))
+    return Split(*(function([getattr(p, which) for p in parts], *rest, **keywords) for which in PARTS))
 
 
 def _added(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> Split:
     """Sums and differences; alpha scales the second argument."""
-    x, y = (Split.of(value) for value in arguments[:2])
-    fixed = function(x.fixed, y.fixed, *arguments[2:], **keywords)
-    return Split(fixed, function(x.learned, y.learned, *arguments[2:], **keywords)).settled()
+    first, second, *rest = arguments
+    x, y = Split.of(first), Split.of(second)
+    if not isinstance(second, (Split, Tensor)):
+        return Split(function(x.fixed, second, *rest, **keywords), x.learned, x.depends)
+    fixed, learned = (function(getattr(x, part), getattr(y, part), *rest, **keywords) for part in PARTS[:2])
+    return Split(fixed, learned, x.depends.abs() + y.depends.abs()).settled()
 
 
 def _scaled(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> Any:
@@ -129,11 +140,8 @@ def _scaled(function: Callable[..., Any], arguments: list[Any], keywords: dict[s
         return _opaque(function, arguments, keywords)
     if isinstance(y, Split) and "div" in str(function):
         return _opaque(function, arguments, keywords)
-    fixed, learned = (
-        function(*(getattr(v, part) if isinstance(v, Split) else v for v in (x, y)), **keywords)
-        for part in ("fixed", "learned")
-    )
-    return Split(fixed, learned).settled()
+    parts = (function(*(getattr(v, p) if isinstance(v, Split) else v for v in (x, y)), **keywords) for p in PARTS)
+    return Split(*parts).settled()
 
 
 def _selected(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> Any:
@@ -142,7 +150,7 @@ def _selected(function: Callable[..., Any], arguments: list[Any], keywords: dict
     if isinstance(mask, Split) or len(values) != 2:
         return _opaque(function, arguments, keywords)
     x, y = (Split.of(value) for value in values)
-    return Split(torch.where(mask, x.fixed, y.fixed), torch.where(mask, x.learned, y.learned))
+    return Split(*(torch.where(mask, getattr(x, part), getattr(y, part)) for part in PARTS))
 
 
 def _filled(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> Any:

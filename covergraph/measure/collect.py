@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covergraph.graph.learned import learned_part
+from covergraph.graph.learned import split
 from covergraph.graph.weights import Weights
 from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, Top
 from covergraph.measure.layers import layer_sizes
@@ -106,10 +106,13 @@ def _distance(
     names: Sequence[str], known: Weights, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
 ) -> Measurement:
     """||theta - theta_0||_1 of the named parameters together."""
-    values = {name: learned_part(known, name, state) for name in names}
-    starts = {} if reference is None else {name: learned_part(known, name, reference) for name in names}
-    total = sum(float((value - starts.get(name, 0)).abs().sum()) for name, value in values.items())
-    slack = torch.finfo(torch.float64).eps * sum(value.numel() for value in values.values())
+    values = {name: split(known, name, state) for name in names}
+    if reference is None:
+        changes = [value.counted for value in values.values()]
+    else:
+        changes = [value.learned - split(known, name, reference).learned for name, value in values.items()]
+    total = sum(float(change.abs().sum()) for change in changes)
+    slack = torch.finfo(torch.float64).eps * sum(change.numel() for change in changes)
     return exact(total, slack, "(1,1) norm of the distance")
 
 

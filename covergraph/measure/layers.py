@@ -14,9 +14,8 @@ from covergraph.errors import ForeignModelError, NonFiniteError, UnsupportedOper
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context
-from covergraph.graph.learned import learned_part, split
+from covergraph.graph.learned import MASK, Split, split
 from covergraph.graph.node import Node
-from covergraph.measure.conditions import MASK
 from covergraph.measure.edges_spectra import Ends
 from covergraph.measure.edges_weights import weight_ends
 from covergraph.measure.lanczos import Goal, largest_singular_values, overlap, random_start
@@ -41,8 +40,9 @@ def layer_sizes(graph: ComputationGraph, state: State, reference: State | None) 
 
 
 def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: State | None) -> LayerSize:
-    values = {role: _learned(graph, node, role, state) for role, _ in node.parameters}
-    change = values if reference is None else _change(graph, node, values, reference)
+    parts = {role: _parts(graph, node, role, state) for role, _ in node.parameters}
+    values = {role: part.counted.detach() for role, part in parts.items()}
+    change = values if reference is None else _change(graph, node, parts, reference)
     _require_finite(graph, node, values, change)
     size, zero = distance(node.operation, node, change), distance(node.operation, node, _linear(values))
     slack = max(rounding(v.dtype, *_sides(v)) for v in values.values())
@@ -56,22 +56,22 @@ def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: St
     )
 
 
-def _learned(graph: ComputationGraph, node: Node, role: str, state: State) -> Tensor:
-    """What training chooses of a parameter; entries that its formula fixes are 0 (Lemma 11)."""
+def _parts(graph: ComputationGraph, node: Node, role: str, state: State) -> Split:
+    """What constants make of a parameter, and what training chooses (Lemma 11)."""
     Context(state).parameter(node, role)
-    return learned_part(graph.weights, node.parameter[role], state).detach()
+    return split(graph.weights, node.parameter[role], state)
 
 
-def _change(graph: ComputationGraph, node: Node, values: Mapping[str, Tensor], reference: State) -> Change:
+def _change(graph: ComputationGraph, node: Node, parts: Mapping[str, Split], reference: State) -> Change:
     change = {}
-    for role, value in values.items():
-        start = _learned(graph, node, role, reference)
-        if start.shape != value.shape:
+    for role, part in parts.items():
+        start = _parts(graph, node, role, reference)
+        if start.learned.shape != part.learned.shape:
             raise ForeignModelError(
-                f"node {node.name!r}: the reference weights have shape {tuple(start.shape)}, expected "
-                f"{tuple(value.shape)}; pass a model of the same architecture as init_model"
+                f"node {node.name!r}: the reference weights have shape {tuple(start.learned.shape)}, expected "
+                f"{tuple(part.learned.shape)}; pass a model of the same architecture as init_model"
             )
-        change[role] = value - start
+        change[role] = (part.learned - start.learned).detach()
     return change
 
 
@@ -214,12 +214,12 @@ def _lower_end(node: Node, shape: Sequence[int], context: Context) -> float:
 def _bias(graph: ComputationGraph, node: Node, state: State) -> Measurement | None:
     """The norm of what is added at one position: of a bias or a shift, of a parameter; of an embedding, its rows.
 
-    Without the entries that a formula fixes at less than a mask's value: what they are added to is not seen any more.
+    Without the constants of a mask: what they are added to is not seen any more.
     """
     role = {op.Affine: "shift", op.Parameter: "value", op.Embedding: "weight"}.get(type(node.operation), "bias")
     if role not in node.parameter:
         return None
     parts = split(graph.weights, node.parameter[role], state)
-    rows = torch.where(parts.fixed < MASK, parts.learned, parts.whole)
+    rows = torch.where(parts.fixed < MASK, parts.learned, parts.whole).detach()
     rows = rows if isinstance(node.operation, op.Embedding) else rows.reshape(1, -1)
     return exact(float(euclidean(rows).amax()), rounding(rows.dtype, *rows.shape), "Euclidean norm of the bias")

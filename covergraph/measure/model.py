@@ -55,7 +55,9 @@ def function_of(graph: ComputationGraph, model: torch.nn.Module) -> Callable[[Se
     """A module in float64 as a function of inputs and of their first sample's number; None if they do not fit."""
     names = [node.name for node in graph.inputs]
     signature = inspect.signature(model.forward)
-    by_name = _fits(signature, (), dict.fromkeys(names)) and not isinstance(model, torch.fx.GraphModule)
+    own = {name for name, p in signature.parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    by_name = own.issuperset(names) and _fits(signature, (), dict.fromkeys(names))
+    by_name = by_name and not isinstance(model, torch.fx.GraphModule)
     if not by_name and not _fits(signature, names, {}):  # an exported GraphModule keeps to the places of its export
         return None
     where = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,12 @@ SAMPLES = 4
 def reference_state(graph: ComputationGraph, init_model: Any) -> dict[str, Tensor]:
     """The state of the reference under the names that the graph has for the trained model's.
 
-    Entries with other names are known by their path without the wrappers' parts (module., _orig_mod.). Raises
-    `ForeignModelError` if an entry is missing, or if two could be meant.
+    Entries with other names are known by their path without the wrappers' parts (module., _orig_mod.), or without one
+    prefix that all of them have, or lack. Raises `ForeignModelError` if an entry is missing, or if two could be meant.
     """
     state = dict(state_of(init_model))
+    if not all(name in state for _, name in _needed(graph)):
+        state |= _inside(state, {name for _, name in _needed(graph)})
     by_path: dict[str, list[str]] = {}
     for name in state:
         by_path.setdefault(unwrapped(name), []).append(name)
@@ -41,10 +43,25 @@ def reference_state(graph: ComputationGraph, init_model: Any) -> dict[str, Tenso
     return state
 
 
+def _inside(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The entries by these names, if one module more is around either network; empty if not."""
+    longer = {name.partition(".")[0] for name in state}
+    for prefix in longer:
+        if all(f"{prefix}.{name}" in state for name in names):
+            return {name: state[f"{prefix}.{name}"] for name in names}
+    if len({name.partition(".")[0] for name in names}) == 1:
+        short = {name: name.partition(".")[2] for name in names}
+        if all(name in state for name in short.values()):
+            return {name: state[inner] for name, inner in short.items()}
+    return {}
+
+
 def _needed(graph: ComputationGraph) -> Iterator[tuple[str, str]]:
     """(node, entry of the trained model's state) for everything that the nodes are made of."""
     for node in graph.nodes:
-        yield from ((node.name, entry) for _, name in node.parameters for entry in graph.weights.read(name))
+        for _, name in node.parameters:
+            entries = (*graph.weights.read(name), *graph.weights.sources(name))
+            yield from ((node.name, entry) for entry in dict.fromkeys(entries))
 
 
 def _missing(node: str, name: str, found: Sequence[str], init_model: Any, names: Sequence[str]) -> ForeignModelError:
@@ -68,7 +85,13 @@ def check_reference(graph: ComputationGraph, model: Any, init_model: Any, trust:
     Raises `ParameterError` for weights of the trained model, or for statistics that a BatchNorm took of batches, unless
     `trust`; `ForeignModelError` for another architecture.
     """
-    state = reference_state(graph, init_model)
+    state, trained = reference_state(graph, init_model), state_of(model)
+    for node, name in _needed(graph):
+        if name in trained and trained[name].shape != state[name].shape:
+            raise ForeignModelError(
+                f"measure: node {node!r}: the entry {name!r} of init_model has shape {tuple(state[name].shape)}, "
+                f"expected {tuple(trained[name].shape)}; pass a model of the same architecture as init_model"
+            )
     found = [*_trained(graph, model, init_model, state), *_statistics(graph, state)]
     if found and not trust:
         raise ParameterError(f"measure: {found[0][0]}; {found[0][1]}")
@@ -89,7 +112,8 @@ def _trained(
     if init_model is model or shared:
         yield (
             "init_model shares its weights with the trained model",
-            f"expected weights from before training, for the trained ones depend on the sample: {BEFORE}",
+            f"expected weights from before training, for the trained ones depend on the sample: {BEFORE}; if this "
+            "model was never trained on the sample, pass trust_init=True",
         )
         return
     frozen = [n for n in names if isinstance(state[n], torch.nn.Parameter) and not state[n].requires_grad]
@@ -124,10 +148,10 @@ def _statistics(graph: ComputationGraph, start: Mapping[str, Tensor]) -> Iterato
         count = 0 if batches is None else int(batches)
         fresh = torch.full_like(start[name], float(last == "running_var"))
         if count or not torch.equal(start[name], fresh):
-            of = f"{count} batches" if count else "batches that it did not count"
+            of = f"{count} batch{'es' * (count > 1)}" if count else "batches that it did not count"
             yield (
-                f"the BatchNorm {path!r} of init_model has statistics of {of}",
-                "which may be of the sample; expected those of a new one, mean 0 and variance 1: copy the model before its first forward pass in "
+                f"the BatchNorm {path!r} of init_model has statistics of {of}, which may be of the sample",
+                "expected those of a new one, mean 0 and variance 1: copy the model before its first forward pass in "
                 "train mode, or call reset_running_stats() on its BatchNorms; statistics of other data, as of a "
                 "pretrained network, do not depend on the sample: pass trust_init=True",
             )

@@ -66,8 +66,8 @@ def _moved(value: Tensor, move: float, generator: torch.Generator) -> Tensor:
     """Every entry times 1 + move or 1 - move."""
     if move == 0 or not (value.is_floating_point() or value.is_complex()):
         return value
-    signs = torch.randint(0, 2, value.shape, generator=generator, dtype=torch.int8).to(value.device)
-    return value * (1 + move * (2.0 * signs - 1))
+    signs = 2 * torch.randint(0, 2, value.shape, generator=generator, dtype=torch.int8) - 1
+    return value * (1 + move * signs.to(value.device, torch.float64))
 
 
 def _terms(graph: ComputationGraph, node: Node) -> int:

@@ -150,7 +150,7 @@ def assumptions(certificate: Certificate) -> str:
     items = [
         (
             "The sample is independent, identically distributed and not augmented. Preprocessing and constants inside "
-            "the model (tensors that are not in its state, buffers of integers) do not depend on it.",
+            "the model (numbers in its code, tensors that are not learned) do not depend on it.",
             f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples.",
         ),
         (
@@ -164,7 +164,7 @@ def assumptions(certificate: Certificate) -> str:
         (
             "The network runs in eval mode and treats samples separately.",
             "Tracing compares the graph with the model on two inputs at two batch sizes; measuring compares them on "
-            "every batch. The certificate is about the network evaluated in double precision.",
+            "every batch, in double precision. The certificate is about the network evaluated in double precision.",
         ),
         (
             rf"What was chosen after seeing the sample is paid for: $U = {cost}$.",

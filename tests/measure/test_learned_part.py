@@ -47,12 +47,12 @@ COUNTED: dict[str, tuple[Gate, float]] = {
     "a learned gate times a mask": (lambda g, kept, fixed: (1 - torch.clamp(g, 0, 1)) * -1e31, 1.5e31),
     "an exponential": (lambda g, kept, fixed: -torch.exp(g + 100), sum(map(math.exp, (100.5, 98, 101, 103)))),
     "a sum with a constant mask": (lambda g, kept, fixed: g + torch.where(kept, 0.0, lowest(g)), 6.5),
-    "a sum with a constant": (lambda g, kept, fixed: 2 * g - 100.0 * ~kept, 13.0),
+    "a sum with a constant": (lambda g, kept, fixed: 2 * g - 100.0 * ~kept, 113.0),
     "a constant mask": (lambda g, kept, fixed: g.masked_fill(~kept, lowest(g)), 4.5),
     "a selection by a constant": (lambda g, kept, fixed: torch.where(kept, -g, fixed), 4.5),
     "a constant joined": (lambda g, kept, fixed: torch.cat([g[2:], fixed[2:]]), 4.0),
-    "a factor of zero": (lambda g, kept, fixed: g * kept.to(g.dtype) + fixed, 4.5),
-    "moved entries": (lambda g, kept, fixed: (g.flip(0).reshape(2, 2).T - fixed.reshape(2, 2)).flatten(), 6.5),
+    "a factor of zero": (lambda g, kept, fixed: g * kept.to(g.dtype) + fixed, 11.5),
+    "moved entries": (lambda g, kept, fixed: (g.flip(0).reshape(2, 2).T + fixed.reshape(2, 2)).flatten(), 13.5),
 }
 
 
