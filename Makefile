@@ -7,11 +7,12 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs mutation bench zoo trajectories adapters clean
+.PHONY: help demo test fuzz lint docs mutation bench zoo trajectories adapters oldest clean
 
 help:
 	@echo "make demo      bounds of six networks trained on real images"
 	@echo "make test      lint, types and tests"
+	@echo "make fuzz      the tests with random examples, MINUTES=10 by default; may be interrupted"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make docs      what docs/ shows, computed again"
 	@echo "make mutation  break the theorems' terms one by one; the tests must notice each"
@@ -20,6 +21,7 @@ help:
 	@echo "make trajectories"
 	@echo "               the experiments on training, written to docs/trajectories.md; may be interrupted"
 	@echo "make adapters  the tests of the callbacks for Lightning and Hugging Face, with these packages"
+	@echo "make oldest    the tests with the oldest versions that pyproject.toml admits; torch brings CUDA, some 5 GB"
 	@echo "make clean     remove .venv, caches and builds"
 
 # An environment may serve another clone, or have moved with its folder: the stamp names the clone it was made for.
@@ -43,6 +45,10 @@ lint: $(STAMP)
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(PY) -m pytest -n 2 --ignore=tests/benchmarks
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: $(STAMP)
+	$(PY) tests/fuzz.py --minutes $(or $(MINUTES),10)
 
 docs: $(STAMP)
 	$(PY) docs/build.py
@@ -72,6 +78,13 @@ adapters: $(STAMP)
 	$(PY) -m pip install -q -c .ci/constraints.txt -e '.[dev,training]'
 	$(PY) -m pytest tests/trajectory/test_adapters.py
 
+# Versions of their own, so an environment of its own; .ci/oldest.txt has the lower ends of pyproject.toml.
+oldest: export OMP_NUM_THREADS = 1
+oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -q -c .ci/oldest.txt -e . hypothesis pytest pytest-xdist 'setuptools>=77'
+	.venv-oldest/bin/python -m pytest -n 2 --ignore=tests/benchmarks
+
 clean:
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,16 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from covergraph import kinds
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
 from covergraph.bound.rademacher import check_delta
-from covergraph.errors import EmptyLoaderError, LoaderChangedError
 from covergraph.graph.augmented import Mode
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.home import home
 from covergraph.graph.losses import Loss
-from covergraph.measure.loader import as_tensor
 from covergraph.measure.measure import measure
+from covergraph.measure.reading import BatchTo, advice, as_batches, example
 from covergraph.passes.augment import augment
 from covergraph.tracers import as_module, trace
 from covergraph.trajectory.recorder import Recorder
@@ -68,12 +69,16 @@ def analyze(
     budget: float | None = None,
     condition_quantile: float | Literal["auto"] = "auto",
     progress: bool | None = None,
+    batch_to: BatchTo | None = None,
+    duplicates: Literal["refuse", "iid"] = "refuse",
 ) -> Analysis:
     """Trace, augment, derive, measure, choose and certify: the generalization bound of `model` on its sample.
 
-    `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels) of the whole
-    training sample, unaugmented. `init_model`: the weights before training, if known; `trust_init`: also if they are
-    the model's own, or hold statistics of a BatchNorm, for you know that they do not depend on the sample.
+    `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels), or mappings with
+    labels, of the whole training sample, unaugmented, each sample once; a Dataset or a pair of arrays will do, and
+    `batch_to` turns odd batches into (inputs, labels). `init_model`: the weights before
+    training, if known; `trust_init`: also if they are the model's own, or hold statistics of a BatchNorm, for you know
+    that they do not depend on the sample.
 
     Norms of Jacobians: small ones are formed, of others the upper end is within `width` of the lower one, from random
     starts that fail with probability `failure` (Lemma 21). `exact` forms all; `fill` bounds all by products along edges
@@ -84,13 +89,22 @@ def analyze(
     With probability at least 1 - delta over the sample, less `failure` over the random starts if there were any, the
     certificate's value bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
+    kinds.require(
+        "analyze", kinds.ANALYZING, init_model=init_model, delta=delta, loss=loss, exact=exact, fill=fill, width=width,
+        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, condition_quantile=condition_quantile,
+        progress=progress, batch_to=batch_to,
+    )
     check_delta(delta)
     model = as_module(model)
-    graph = trace(model, _example(loader, model), output=output)
+    loader = as_batches(loader)
+    call = example(loader, model, batch_to, *home(model))
+    with advice(call):
+        graph = trace(model, *call, output=output)
     bound = derive(augment(graph, loss, mode))
     measurements = measure(
         bound, model, loader, init_model=init_model, trust_init=trust_init, device=device, exact=exact, fill=fill,
         width=width, failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, progress=progress,
+        batch_to=batch_to, duplicates=duplicates,
     )
     parameters = choose(bound, measurements, condition_quantile=condition_quantile)
     return Analysis(graph, bound, measurements, parameters, bound.evaluate(measurements, parameters, delta))
@@ -134,20 +148,3 @@ class TrajectoryRecorder(Recorder):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return trace(model, args, kwargs, output=output)
-
-
-def _example(loader: Iterable[Any], model: nn.Module) -> tuple[torch.Tensor, ...]:
-    """Two inputs of the first batch, with the device and the floating type of the model."""
-    own = next(model.parameters(), torch.zeros(1))
-    for item in loader:
-        if not isinstance(item, (tuple, list)) or len(item) < 2:
-            raise LoaderChangedError(
-                f"analyze: the loader gave a {type(item).__name__}, expected batches (inputs, labels); wrap the dataset"
-            )
-        *inputs, _ = item
-        if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)):
-            inputs = list(inputs[0])
-        tensors = tuple(as_tensor(x, "inputs", 0)[:2] for x in inputs)
-        if len(tensors[0]):
-            return tuple(x.to(own.device, own.dtype if x.is_floating_point() else x.dtype) for x in tensors)
-    raise EmptyLoaderError("analyze: the loader gave no batch, expected at least one sample")

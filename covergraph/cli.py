@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -17,12 +16,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from covergraph.api import Analysis, analyze
 from covergraph.bound.derive import Bound
 from covergraph.errors import CovergraphError
 from covergraph.graph.augmented import Mode
+from covergraph.graph.binding import fits, inner_signature
+from covergraph.loading import load_model, require_file, require_folder
+from covergraph.measure.reading import LABELS
 from covergraph.models.demo import NETWORKS, DemoNetwork
 from covergraph.models.digits import load_digits
 from covergraph.models.training import error, one_thread
@@ -32,7 +34,7 @@ from covergraph.report.drawing import draw
 from covergraph.report.plots import plot_comparison
 from covergraph.report.terminal import release_lipschitz_text
 from covergraph.report.write import Report, write_report
-from covergraph.tracers import as_module, trace_report
+from covergraph.tracers import trace_report
 
 BATCH = 256
 COLUMNS = 3
@@ -91,6 +93,7 @@ def demo(
     if unknown:
         raise typer.BadParameter(f"the network is {unknown[0]!r}, expected one of {', '.join(NETWORKS)}")
     chosen = [NETWORKS[name] for name in dict.fromkeys(network or NETWORKS)]
+    require_folder(out)
     train, test = load_digits()
     if quick:
         train = TensorDataset(*(tensor[:200] for tensor in train.tensors))
@@ -127,8 +130,8 @@ def report(
     model: Annotated[
         str, typer.Argument(help="package.module:factory, which returns a model or (model, initial model); or FILE.pt2")
     ],
-    data: Annotated[str, typer.Option(help="digits, or an .npz file with the arrays x and y.")] = "digits",
-    weights: Annotated[Path | None, typer.Option(help="State dict that torch.save wrote.")] = None,
+    data: Annotated[str, typer.Option(help="digits, or an .npz file of arrays: y or labels, and inputs.")] = "digits",
+    weights: Annotated[Path | None, typer.Option(help="State dict or checkpoint that torch.save wrote.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("covergraph-report"),
     delta: Annotated[float, typer.Option(help="The certificate may fail with this probability.")] = 0.05,
     mode: Annotated[str, typer.Option(help="minimal or paper.")] = "minimal",
@@ -146,20 +149,25 @@ def report(
     budget: Annotated[
         float | None, typer.Option(help="Seconds for measuring: those norms first that move the bound most.")
     ] = None,
+    duplicates: Annotated[
+        str, typer.Option(help="iid: samples that come again were drawn independently.")
+    ] = "refuse",
     pdf: Annotated[bool, typer.Option(help="Compile the report if TeX is installed.")] = True,
 ) -> None:
     """Write the report of a network of your own on its training sample."""
     console = _console()
     if mode not in get_args(Mode):
         raise typer.BadParameter(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
+    require_folder(out)
     network, initial = load_model(model, weights)
-    sample = load_sample(data)
+    sample = load_sample(data, network)
     start = time.perf_counter()
     with _readable_errors():
         loader = DataLoader(sample, batch_size=BATCH)
         analysis = analyze(
             network, loader, init_model=initial, trust_init=trust_init, delta=delta, mode=cast(Mode, mode),
             exact=exact, fill=fill, width=width, memory=memory * 2**20, checkpoint=checkpoint, budget=budget,
+            duplicates=cast(Any, duplicates),
         )
         row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)
         _show_rows(console, [row])
@@ -170,9 +178,9 @@ def report(
 def trace_command(
     model: Annotated[str, typer.Argument(help="package.module:factory, which returns a model; or FILE.pt2")],
     data: Annotated[
-        str, typer.Option(help="digits (images 1 x 8 x 8), or an .npz file whose arrays are the inputs, but for y.")
+        str, typer.Option(help="digits (images 1 x 8 x 8), or an .npz file of arrays: the inputs, and perhaps labels.")
     ] = "digits",
-    weights: Annotated[Path | None, typer.Option(help="State dict that torch.save wrote.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="State dict or checkpoint that torch.save wrote.")] = None,
     output: Annotated[str | None, typer.Option(help="Which output, if there are several.")] = None,
     block: Annotated[list[str] | None, typer.Option(help="Module path to show as one node; may be repeated.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge chains of operations without parameters.")] = False,
@@ -182,10 +190,12 @@ def trace_command(
     console = _console()
     if picture is not None and picture.suffix.lstrip(".") not in FORMATS:
         raise typer.BadParameter(f"the picture is {str(picture)!r}, expected a name that ends in {', '.join(FORMATS)}")
+    if picture is not None:
+        require_file(picture)
     network, _ = load_model(model, weights)
-    example = load_example(data)
+    args, kwargs = load_example(data, network)
     with _readable_errors():
-        traced = trace_report(network, example, output=output)
+        traced = trace_report(network, args, kwargs, output=output)
         graph = coarsen(traced.graph, block) if block else traced.graph
         graph = merge_chains(graph) if merge else graph
         console.print(escape(graph.text()), soft_wrap=True)
@@ -197,68 +207,66 @@ def trace_command(
             console.print(f"picture: {picture}", soft_wrap=True)
 
 
-def load_model(source: str, weights: Path | None) -> tuple[nn.Module, nn.Module | None]:
-    """The model and, if known, the model before training. Raises `typer.BadParameter` with what is wrong."""
-    made = _load_exported(Path(source)) if source.endswith(".pt2") else _call_factory(source)
-    network, initial = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(network, nn.Module) or not isinstance(initial, nn.Module | None):
-        raise typer.BadParameter(f"{source} gave {type(made).__name__}, expected a torch module or a pair of them")
-    if weights is not None:
-        try:
-            network.load_state_dict(torch.load(weights, weights_only=True))
-        except Exception as reason:  # torch raises many types here
-            raise typer.BadParameter(f"the weights {weights} do not fit {source}: {reason}") from None
-    return network, initial
+def load_sample(source: str, network: nn.Module | None = None) -> Dataset[Any]:
+    """The training sample: the digits, or the arrays of an .npz file, by the names that forward has or in order.
 
-
-def _load_exported(path: Path) -> nn.Module:
-    if not path.is_file():
-        raise typer.BadParameter(f"there is no file {path}")
-    try:
-        return as_module(torch.export.load(path))
-    except Exception as reason:  # torch raises many types here
-        raise typer.BadParameter(f"{path} is no file of torch.export.save: {reason}") from None
-
-
-def _call_factory(source: str) -> Any:
-    module, _, name = source.partition(":")
-    if not module or not name:
-        raise typer.BadParameter(f"the model is {source!r}, expected package.module:factory or a file .pt2")
-    sys.path.insert(0, "")
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as reason:
-        raise typer.BadParameter(f"cannot find {source}: {reason}") from None
-    return factory()
-
-
-def load_sample(source: str) -> TensorDataset:
-    """The training sample: the digits, or x and y of an .npz file. Raises `typer.BadParameter`."""
+    Raises `typer.BadParameter`.
+    """
     if source == "digits":
         return load_digits()[0]
-    try:
-        with np.load(source, allow_pickle=False) as arrays:
-            x, y = torch.as_tensor(arrays["x"]), torch.as_tensor(arrays["y"])
-    except (OSError, KeyError, ValueError, TypeError) as reason:
-        expected = "expected 'digits' or an .npz file with the arrays x and y"
-        raise typer.BadParameter(f"the data are {source!r} ({reason}), {expected}") from None
-    if len(x) != len(y):
-        raise typer.BadParameter(f"the data {source!r} have {len(x)} inputs and {len(y)} labels, expected as many")
-    return TensorDataset(x.float() if x.is_floating_point() else x, y)
+    arrays = _arrays(source)
+    label = next((name for name in LABELS if name in arrays), None)
+    if label is None or len(arrays) < 2:
+        raise typer.BadParameter(
+            f"the data {source!r} have the arrays {', '.join(arrays) or 'none'}, expected labels under one of the "
+            f"names {', '.join(LABELS)}, and at least one input"
+        )
+    rows = {name: len(array) for name, array in arrays.items()}
+    if len(set(rows.values())) > 1:
+        raise typer.BadParameter(f"the data {source!r} have arrays of {rows} rows, expected as many in each")
+    inputs = {name: array for name, array in arrays.items() if name != label}
+    return Rows(inputs, arrays[label]) if _by_name(inputs, network) else TensorDataset(*inputs.values(), arrays[label])
 
 
-def load_example(source: str) -> tuple[torch.Tensor, ...]:
-    """Two digits, or the first two rows of every array but y of an .npz file. Raises `typer.BadParameter`."""
+@dataclass(frozen=True)
+class Rows(Dataset[Any]):
+    """Samples (inputs by name, label) of whole arrays."""
+
+    inputs: Mapping[str, torch.Tensor]
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        return {name: array[i] for name, array in self.inputs.items()}, self.labels[i]
+
+
+def _by_name(inputs: Mapping[str, Any], network: nn.Module | None) -> bool:
+    return network is not None and fits(inner_signature(network), (), inputs)
+
+
+def load_example(source: str, network: nn.Module | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of forward: two digits, or two rows of an .npz file's arrays. Raises `typer.BadParameter`."""
     if source == "digits":
-        return (load_digits()[0][:2][0],)
+        return (load_digits()[0][:2][0],), {}
+    inputs = {name: array[:2] for name, array in _arrays(source).items() if name not in LABELS}
+    if not inputs:
+        raise typer.BadParameter(f"the data {source!r} have no array but labels, expected the inputs of the model")
+    return ((), inputs) if _by_name(inputs, network) else (tuple(inputs.values()), {})
+
+
+def _arrays(source: str) -> dict[str, torch.Tensor]:
     try:
         with np.load(source, allow_pickle=False) as arrays:
-            inputs = tuple(torch.as_tensor(arrays[name][:2]) for name in arrays.files if name != "y")
-    except (OSError, ValueError, TypeError, IndexError) as reason:
-        raise typer.BadParameter(f"the data are {source!r} ({reason}), expected 'digits' or an .npz file") from None
-    if not inputs:
-        raise typer.BadParameter(f"the data {source!r} have no array but y, expected the inputs of the model")
-    return tuple(x.float() if x.is_floating_point() else x for x in inputs)
+            found = {name: torch.as_tensor(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, TypeError, AttributeError) as reason:
+        raise typer.BadParameter(
+            f"the data are {source!r} ({reason}), expected 'digits' or an .npz file of arrays, such as x and y"
+        ) from None
+    if any(array.dim() == 0 for array in found.values()):
+        raise typer.BadParameter(f"the data {source!r} have an array that is one number, expected a row a sample")
+    return {name: array.float() if array.is_floating_point() else array for name, array in found.items()}
 
 
 def _console() -> Console:

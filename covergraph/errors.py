@@ -39,6 +39,10 @@ class EmptyLoaderError(CovergraphError):
     """A loader yields no sample."""
 
 
+class RepetitionError(CovergraphError):
+    """Samples come again, more often than chance explains."""
+
+
 class LoaderChangedError(CovergraphError):
     """A loader yields different samples in two passes."""
 

@@ -13,7 +13,7 @@ from covergraph.models.convolutional import ConvNet, PooledConvNet
 from covergraph.models.mlp import MLP
 from covergraph.models.recurrent import RowGRU
 from covergraph.models.residual import ResidualMLP
-from covergraph.models.training import train
+from covergraph.models.training import round_to_grid, train
 from covergraph.models.transformer import VisionTransformer
 
 
@@ -35,10 +35,20 @@ class DemoNetwork:
     fill: bool = False
 
     def initial(self) -> nn.Module:
-        """Return a new network with the seeded initial weights, which are the reference weights of its bound."""
+        """Return a new network with the seeded initial weights, which are the reference weights of its bound.
+
+        Drawn in double precision and rounded to the grid of `training`: they are the same on any processor.
+        """
+        usual = torch.get_default_dtype()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return self.make()
+            torch.set_default_dtype(torch.float64)
+            try:
+                network = self.make()
+            finally:
+                torch.set_default_dtype(usual)
+        round_to_grid(network)
+        return network.to(usual)
 
     def trained(self, dataset: TensorDataset, progress: bool = True) -> nn.Module:
         """Return the network trained from ``initial()`` on ``dataset`` of images (n, 1, 8, 8), in eval mode."""

@@ -1,18 +1,27 @@
-"""What all tests share: the profiles of hypothesis, and which tests this machine cannot run."""
+"""What all tests share: the profiles of hypothesis, the seed of a search, and what this machine cannot run."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# No deadlines: a first call into torch or sympy takes seconds, whatever the example.
-settings.register_profile("default", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("thorough", deadline=None, max_examples=2000)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+# `make test` tries the same examples each time, and nothing in it looks at a clock; `make fuzz` tries new ones.
+# A first call into torch or sympy takes seconds, whatever the example, so there are no deadlines.
+_SLOW = [HealthCheck.too_slow]
+settings.register_profile(
+    "test", deadline=None, derandomize=True, database=None, print_blob=True, suppress_health_check=_SLOW
+)
+settings.register_profile(
+    "fuzz", deadline=None, database=None, print_blob=True, suppress_health_check=_SLOW, max_examples=400
+)
+settings.load_profile("test")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """0 in `make test`, that of the piece in `make fuzz`: for random searches that hypothesis does not drive."""
+    return int(request.config.getoption("hypothesis_seed", None) or 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,7 +29,7 @@ def _certificate(graph: ComputationGraph, state: dict[str, Tensor], x: Tensor) -
     y = graph.run(state, x)[graph.output].argmax(1)
     bound = derive(augment(graph))
     loader = DataLoader(TensorDataset(x, y), batch_size=20)
-    return bound.evaluate(measure(bound, state, loader, progress=False))
+    return bound.evaluate(measure(bound, state, loader, progress=False, duplicates="iid"))
 
 
 def _graph(builder: Builder, output: str) -> ComputationGraph:

@@ -29,8 +29,9 @@ OFFSET_SINE = functions.ScalarFunction(
 )
 """A function of a user's own, far from 0 at 0."""
 
+
 def examples(count: int) -> settings:
-    """`count` examples in the default profile, proportionally more in a thorough one."""
+    """`count` examples in `make test`, proportionally more in `make fuzz`."""
     return settings(max_examples=max(1, count * settings.default.max_examples // 100))
 
 

@@ -80,7 +80,7 @@ def test_the_spot_check_finds_ratios_below_one() -> None:
     case = tanh_network()
     _, derived = derivation(trace_report(case.model, case.inputs).graph, case)
     assert derived is not None
-    found = spot.spot_check(derived, case.model)
+    found = spot.spot_check(derived, case.model, spot.ROUNDS)
     assert found.reason == "" and found.checks >= 10 and found.exact >= 10
     assert 0.3 < found.largest <= 1
     assert found.part >= found.ratio > 0 and found.jacobians > 0.1 and found.exact_ratio > 0.01
@@ -109,7 +109,7 @@ def test_the_spot_check_notices_a_bound_that_is_too_small(monkeypatch: pytest.Mo
     assert derived is not None
     exact = Bound.taubar
     monkeypatch.setattr(Bound, "taubar", lambda *given: {key: value / 30 for key, value in exact(*given).items()})
-    assert spot.spot_check(derived, case.model).jacobians > 1
+    assert spot.spot_check(derived, case.model, spot.ROUNDS).jacobians > 1
 
 
 def test_results_are_read_as_they_were_written() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
+from covergraph.graph.binding import dotted
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,3 @@ class Arguments:
         bound = inspect.BoundArguments(self.signature, pytree.tree_unflatten(list(self.leaves), self.spec))
         return bound.args, bound.kwargs
 
-
-def dotted(path: Sequence[Any]) -> str:
-    """A pytree path as text: the keys, indices and attribute names joined by dots."""
-    parts = (getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path)
-    return ".".join(str(part) for part in parts)

@@ -69,7 +69,7 @@ def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: 
 
 def _refuse_hidden(value: Tensor, target: str) -> None:
     """Raise `TracingError` for a tensor that may be trained and is not in the model's state."""
-    if value.requires_grad or isinstance(value, nn.Parameter):
+    if value.requires_grad or (isinstance(value, nn.Parameter) and (value.is_floating_point() or value.is_complex())):
         raise TracingError(
             f"the model computes with a tensor of shape {tuple(value.shape)} that requires gradients and is not in its "
             f"state ({target}); register it as a parameter (nn.Parameter as an attribute, or nn.ParameterList)"

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
-from covergraph.tracers.arguments import dotted
+from covergraph.graph.binding import dotted
 
 INNER = "traced_model"
 """The path of the model inside `Chosen`."""

@@ -21,6 +21,7 @@ from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.functions import ScalarFunction
 from covergraph.graph.precision import doubled, real_numbers
 from covergraph.graph.weights import Weights
+from covergraph.kinds import NAMES, require
 from covergraph.passes.coarsen import coarsen
 from covergraph.passes.pipeline import canonicalize
 from covergraph.tracers.arguments import Arguments
@@ -32,6 +33,7 @@ from covergraph.tracers.naming import rename
 from covergraph.tracers.outputs import Chosen, choose_output
 from covergraph.tracers.proxy import trace_by_make_fx
 from covergraph.tracers.quiet import first_line, quiet
+from covergraph.tracers.refused import refuse_modules
 from covergraph.tracers.sizes import settle_sizes
 from covergraph.tracers.symbolic import trace_by_fx
 from covergraph.tracers.targets import RULES
@@ -92,6 +94,7 @@ def trace(
     The model and its mode stay as they are. The graph is checked against the model on two inputs at two batch
     sizes, in float64. Raises `UnsupportedOperationError`, `BatchMixingError` or `TracingError`, with module path.
     """
+    require("trace", {"blocks": NAMES.or_none()}, blocks=blocks)
     graph = trace_report(model, example_inputs, kwargs, output=output, functions=functions).graph
     return graph if blocks is None else coarsen(graph, blocks)
 
@@ -127,6 +130,7 @@ def _report(
 ) -> TraceReport:
     rows = UserFunctions.of(functions)
     model = as_module(model)
+    refuse_modules(model)
     given = Arguments.of(model, example_inputs, kwargs)
     _warn_of_train_mode(model)
     started = time.perf_counter()

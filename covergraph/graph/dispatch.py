@@ -8,6 +8,7 @@ holds None.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from covergraph.errors import ForeignModelError, UnsupportedOperationError
 from covergraph.graph import operations as op
+from covergraph.graph.forward import pushed
 from covergraph.graph.node import Node
 
 if TYPE_CHECKING:
@@ -55,10 +57,16 @@ class Context:
         return self.state[name]
 
 
+def unguarded(program: torch.export.ExportedProgram) -> torch.nn.Module:
+    """The program's module, which takes any batch; older versions of torch make no other."""
+    known = inspect.signature(program.module).parameters
+    return program.module(check_guards=False) if "check_guards" in known else program.module()
+
+
 def state_of(model: Any) -> Mapping[str, Tensor]:
     """Parameters and buffers by dotted name, tied names included; of a module, an exported program or a mapping."""
     if isinstance(model, torch.export.ExportedProgram):
-        model = model.module(check_guards=False)
+        model = unguarded(model)
     if isinstance(model, torch.nn.Module):
         named = dict(model.named_parameters(remove_duplicate=False))
         return named | dict(model.named_buffers(remove_duplicate=False))
@@ -90,7 +98,7 @@ def tangent(
         return apply(operation, node, [filled.get(i, slot) for i, slot in enumerate(slots)], context)
 
     def push(*directions: Tensor) -> Tensor:
-        return torch.func.jvp(value, values, directions)[1]
+        return pushed(value, values, directions)
 
     try:
         return torch.vmap(push, in_dims=1, out_dims=1)(*given.values())

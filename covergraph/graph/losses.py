@@ -12,6 +12,7 @@ from torch import Tensor
 
 from covergraph.errors import LabelError, ParameterError, UnsupportedOperationError
 from covergraph.graph.node import Node
+from covergraph.kinds import FUNCTION, NUMBER, require
 
 GAMMA = sympy.Symbol("gamma", positive=True)
 
@@ -95,6 +96,8 @@ class LipschitzLoss(Loss):
     name: str = field(default="user")
 
     def __post_init__(self) -> None:
+        kinds = {"function": FUNCTION, "lipschitz": NUMBER}
+        require("LipschitzLoss", kinds, function=self.function, lipschitz=self.lipschitz)
         if not 0 < self.lipschitz < float("inf"):
             raise ParameterError(
                 f"loss {self.name!r}: the Lipschitz constant is {self.lipschitz}, expected a positive number"
@@ -108,13 +111,19 @@ class LipschitzLoss(Loss):
         return sympy.Float(self.lipschitz)
 
     def evaluate(self, output: Tensor, labels: Tensor, gamma: float | None) -> Tensor:
-        values = self.function(output, labels)
-        if values.shape != (output.shape[0],) or not bool(((values >= 0) & (values <= 1)).all()):
-            raise LabelError(
-                f"loss {self.name!r}: values of shape {tuple(values.shape)} in [{float(values.min()):.3g}, "
-                f"{float(values.max()):.3g}], expected one value in [0, 1] per sample; rescale the loss"
-            )
-        return values
+        return require_unit(self.name, self.function(output, labels), len(output))
+
+
+def require_unit(name: str, values: Tensor, rows: int | None = None) -> Tensor:
+    """The values of a loss, (rows,). Raises `LabelError` unless there is one in [0, 1] per sample."""
+    bad = ~((values >= 0) & (values <= 1))
+    if values.shape != (len(values) if rows is None else rows,) or bool(bad.any()):
+        worst = f", the first outside being {float(values[bad][0]):.6g}" if bool(bad.any()) else ""
+        raise LabelError(
+            f"loss {name!r}: values of shape {tuple(values.shape)}{worst}, expected one value in [0, 1] per sample; "
+            "rescale the loss"
+        )
+    return values
 
 
 def check_labels(labels: Tensor, batch: int, classes: int) -> Tensor:

@@ -30,6 +30,12 @@ def check_arguments(
         require_folder(Path(checkpoint))
 
 
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `ParameterError` unless the value is one of the choices."""
+    if value not in choices:
+        raise ParameterError(f"measure: {name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
 def _check_target(device: torch.device | str | None, dtype: torch.dtype) -> None:
     """Raise `ParameterError` for a dtype or a device on which nothing can be measured."""
     if dtype not in (torch.float64, torch.float32):

@@ -54,11 +54,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class FirstPass:
-    """What the first pass saw. `order`: digest of the samples as they came; `size`: the mean of |margin| or |loss|."""
+    """What the first pass saw.
+
+    `order`: digest of the samples as they came; `size`: the mean of |margin| or |loss|; `repeated`: samples that are
+    like an earlier one.
+    """
 
     census: Census
     order: str
     size: float
+    repeated: int = 0
 
 
 @dataclass(frozen=True)

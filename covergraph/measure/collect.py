@@ -22,8 +22,8 @@ from covergraph.values import Floats, Measurement, Measurements, Pair
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
 
-EXACT = ("dense", "zero", "edge")
-"""Ways whose upper ends are exact up to rounding."""
+EXACT = ("zero", "edge")
+"""Ways whose norms are closed forms: a few roundings of the values that they read."""
 
 
 def collect(
@@ -61,7 +61,7 @@ def collect(
             name: largest(value, rounding(torch.float64, 1, graph[name].size), "Euclidean")
             for name, value in hidden.items()
         },
-        pairs={pair: _operator(pair, blocks, plan, dtype) for pair in bound.measured_pairs},
+        pairs={pair: _operator(pair, blocks, plan) for pair in bound.measured_pairs},
         root_mean_square={
             name: exact(
                 _root_mean_square(hidden[name]),
@@ -93,13 +93,12 @@ def _joined(columns: Sequence[Columns]) -> Columns:
     return {key: np.concatenate([part[key] for part in columns if key in part]) for key in columns[0]}
 
 
-def _operator(pair: Pair, blocks: Sequence[Measured], plan: Plan | None, dtype: torch.dtype) -> Measurement:
+def _operator(pair: Pair, blocks: Sequence[Measured], plan: Plan | None) -> Measurement:
     top: Top = blocks[0].tops[pair]
     for block in blocks[1:]:
         top = top.or_larger(block.tops[pair])
     way = "filled" if plan is None else plan.way[pair]
-    exact = way in EXACT and (dtype == torch.float64 or way != "dense")
-    return Measurement(top.lower, top.upper, "exact" if exact else "certified", "operator", top.sample)
+    return Measurement(top.lower, top.upper, "exact" if way in EXACT else "certified", "operator", top.sample)
 
 
 def _distance(

@@ -16,7 +16,7 @@ from covergraph.graph.condition_rules import condition_value
 from covergraph.graph.interpreter import Context, evaluate
 from covergraph.graph.learned import MASK
 from covergraph.graph.operations import Call
-from covergraph.measure.loader import require_finite
+from covergraph.measure.finite import require_finite
 
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from covergraph.errors import EmptyLoaderError, LabelError, LoaderChangedError, NonFiniteError
+from covergraph.errors import EmptyLoaderError, LoaderChangedError
+from covergraph.graph.binding import fits, leaves
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.losses import Loss
+from covergraph.measure.finite import require_finite
+from covergraph.measure.labels import read_labels
+from covergraph.measure.reading import BatchTo, Call, call_of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs and labels of consecutive samples; `start` is the position of the first."""
+    """Inputs and labels of consecutive samples; `start`: position of the first, `call`: how the loader gave them."""
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
     start: int
+    call: Call | None = None
 
     def __len__(self) -> int:
         return int(self.inputs[0].shape[0])
@@ -47,84 +55,97 @@ class Census:
             )
 
 
-def batches(loader: Iterable[Any], graph: ComputationGraph) -> Iterator[Batch]:
-    """The loader's batches (x, y), (x1, x2, ..., y) or ((x1, x2), y), each with one input per input node.
+@dataclass(frozen=True)
+class Reader:
+    """A loader whose batches are read for a graph: one input per input node, labels as the loss takes them.
 
-    Raises `EmptyLoaderError` if there is no sample, `LoaderChangedError` for a batch of another form,
-    `LabelError` unless there is one label per sample, and `GraphError` for a wrong number or shape of inputs.
+    `model`: whose forward says by which names; without it, inputs are taken in order.
     """
-    start = 0
-    for item in loader:
-        batch = _as_batch(item, graph, start)
-        if len(batch):
-            yield batch
-        start += len(batch)
-    if start == 0:
-        raise EmptyLoaderError("measure: the loader gave 0 samples, expected at least 1; was a generator used up?")
+
+    loader: Iterable[Any]
+    graph: ComputationGraph
+    model: Any = None
+    loss: Loss | None = None
+    batch_to: BatchTo | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = 0
+        for item in self.loader:
+            batch = self._batch(item, start)
+            if len(batch):
+                yield batch
+            start += len(batch)
+        if start == 0:
+            raise EmptyLoaderError("measure: the loader gave 0 samples, expected at least 1; was a generator used up?")
+
+    def _batch(self, item: Any, start: int) -> Batch:
+        call = call_of(item, self.model, self.batch_to, start)
+        inputs = tuple(_doubled(x) for x in self._inputs(call))
+        self.graph.named_inputs(inputs)
+        _require_fitting(self.graph, inputs, start)
+        if not len(inputs[0]):
+            return Batch(inputs, torch.zeros(0), start)
+        names = (f"node {node.name!r}" for node in self.graph.inputs)
+        require_finite({n: x for n, x in zip(names, inputs, strict=True) if x.is_floating_point()}, start)
+        return Batch(inputs, read_labels(call.labels, len(inputs[0]), self.graph, self.loss, start), start, call)
+
+    def _inputs(self, call: Call) -> tuple[Tensor, ...]:
+        """By the names of forward's arguments; in order if there are as many, as for a graph with other names."""
+        signature = inspect.signature(self.model.forward) if isinstance(self.model, torch.nn.Module) else None
+        if signature is None or not fits(signature, call.args, call.kwargs):
+            found = {str(i): leaf for i, leaf in enumerate(pytree.tree_leaves((call.args, call.kwargs)))}
+        else:
+            found = leaves(signature, call.args, call.kwargs)
+        tensors = {name: leaf for name, leaf in found.items() if isinstance(leaf, Tensor)}
+        names = [node.name for node in self.graph.inputs]
+        if set(names) <= set(tensors):
+            return tuple(tensors[name] for name in names)
+        return tuple(tensors.values())
 
 
-def _as_batch(item: Any, graph: ComputationGraph, start: int) -> Batch:
-    if not isinstance(item, (tuple, list)) or len(item) < 2:
-        raise LoaderChangedError(
-            f"measure: the loader gave a {type(item).__name__}, expected batches (inputs, labels); wrap the dataset"
-        )
-    *inputs, labels = item
-    if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)):
-        inputs = list(inputs[0])
-    tensors = tuple(as_tensor(x, "inputs", start) for x in inputs)
-    graph.named_inputs(tensors)
-    rows = {len(x) for x in tensors}
+def batches(loader: Iterable[Any], graph: ComputationGraph) -> Iterator[Batch]:
+    """The batches of a loader for a graph; see `Reader`.
+
+    Raises `EmptyLoaderError` if there is no sample, `LoaderChangedError` for a batch of another form, `LabelError`
+    unless there is one label per sample, `NonFiniteError`, and `GraphError` for a wrong number or shape of inputs.
+    """
+    return iter(loader if isinstance(loader, Reader) else Reader(loader, graph))
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Reals in double precision, so that a sample is the same in whatever type it comes; whole numbers in int64."""
+    if x.is_floating_point():
+        return x.double()
+    return x.long() if x.dtype in (torch.int32, torch.int16) else x
+
+
+def _require_fitting(graph: ComputationGraph, inputs: tuple[Tensor, ...], start: int) -> None:
+    """Raise `LoaderChangedError` unless inputs have one number of samples, and are real where the graph's are."""
+    rows = {len(x) for x in inputs}
     wanted = [node.kind == "float" for node in graph.inputs]
-    if len(rows) > 1 or [x.is_floating_point() for x in tensors] != wanted:
-        kinds = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in tensors)
+    if len(rows) > 1 or [x.is_floating_point() for x in inputs] != wanted:
+        kinds = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
         names = ", ".join("floating point numbers" if real else "integers" for real in wanted)
         raise LoaderChangedError(
             f"measure: the batch that starts at sample {start} has the inputs {kinds}; expected {names} and the same "
-            "number of samples in each; convert the dataset"
+            "number of samples in each; convert the dataset, or pass batch_to, such as lambda batch: "
+            "(batch[0].float() / 255, batch[1]) for bytes"
         )
-    marks = as_tensor(labels, "labels", start)
-    if marks.ndim == 0 or len(marks) not in rows:
-        raise LabelError(
-            f"measure: the batch that starts at sample {start} has {rows.pop()} samples and labels of shape "
-            f"{tuple(marks.shape)}; expected one label per sample"
-        )
-    return Batch(tensors, marks, start)
 
 
-def as_tensor(values: Any, what: str, start: int) -> Tensor:
-    """A tensor without gradient from what a loader gives; raises `LoaderChangedError` if that is no array."""
-    try:
-        return torch.as_tensor(values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise LoaderChangedError(
-            f"measure: the {what} of the batch that starts at sample {start} are of type {type(values).__name__} "
-            f"({error}), expected tensors; wrap the dataset"
-        ) from None
-
-
-def census(seen: Census, batch: Batch) -> Census:
-    """The census with one more batch."""
-    digest = seen.digest
+def digests(batch: Batch) -> list[bytes]:
+    """16 bytes for each sample, which hold its inputs and its label."""
     columns = [t.detach().cpu().reshape(len(batch), -1).contiguous() for t in (*batch.inputs, batch.labels)]
+    found = []
     for i in range(len(batch)):
         sample = hashlib.sha256()
         for column in columns:
             sample.update(column[i].view(torch.uint8).numpy().tobytes())
-        digest = (digest + int.from_bytes(sample.digest()[:16], "big")) % 2**128
-    return Census(seen.n + len(batch), digest)
+        found.append(sample.digest()[:16])
+    return found
 
 
-def require_finite(values: dict[str, Tensor], start: int) -> None:
-    """Raise `NonFiniteError` naming the first value, and its first sample, that is NaN or infinite."""
-    for name, value in values.items():
-        bad = ~torch.isfinite(value.reshape(value.shape[0], -1)).all(dim=1)
-        if bad.any():
-            i = int(bad.nonzero()[0])
-            raise NonFiniteError(
-                f"measure: {name} is {_worst(value[i])} on sample {start + i}, expected finite values; "
-                "clean the data or lower the learning rate"
-            )
-
-
-def _worst(value: Tensor) -> str:
-    return "NaN" if bool(torch.isnan(value).any()) else "infinite"
+def census(seen: Census, batch: Batch, known: list[bytes] | None = None) -> Census:
+    """The census with one more batch; `known`: its digests."""
+    total = sum(int.from_bytes(digest, "big") for digest in (digests(batch) if known is None else known))
+    return Census(seen.n + len(batch), (seen.digest + total) % 2**128)

@@ -7,19 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from covergraph import kinds
 from covergraph.errors import BatchMixingError, LabelError
 from covergraph.graph.interpreter import Context, state_of
-from covergraph.graph.losses import MarginLoss
+from covergraph.graph.losses import MarginLoss, require_unit
 from covergraph.measure import processes
 from covergraph.measure.anytime import Refinement
-from covergraph.measure.arguments import check_arguments
+from covergraph.measure.arguments import check_arguments, require_choice
 from covergraph.measure.blocks import (
     CONDITION,
     LOSS,
@@ -40,13 +41,16 @@ from covergraph.measure.conditions import conditioned_values, norms_read, requir
 from covergraph.measure.constants import assumed_constants
 from covergraph.measure.cost import require_affordable, warn_of_hours
 from covergraph.measure.engine import Engine
+from covergraph.measure.finite import require_finite
 from covergraph.measure.jacobians import filled_norms
-from covergraph.measure.loader import Batch, Census, batches, census, require_finite
+from covergraph.measure.loader import Batch, Census, Reader, batches, census, digests
 from covergraph.measure.model import Evaluated, own_function, require_same_function, require_same_weights
 from covergraph.measure.norms import euclidean, rounding
 from covergraph.measure.passes import Samples, clock
 from covergraph.measure.plan import plan
+from covergraph.measure.reading import BatchTo, as_batches
 from covergraph.measure.reference import check_reference, require_same_constants
+from covergraph.measure.repetition import Repetition
 from covergraph.values import Measurements, Pair
 
 if TYPE_CHECKING:
@@ -74,15 +78,20 @@ def measure(
     budget: float | None = None,
     checkpoint: Path | str | None = None,
     progress: bool | None = None,
+    batch_to: BatchTo | None = None,
+    duplicates: Literal["refuse", "iid"] = "refuse",
 ) -> Measurements:
     """Hidden norms, pair norms, margins and parameter distances on all samples of `loader`; n is their number.
 
-    The loader yields (inputs, labels) and is read twice: first to check and count, then to measure. `init_model`:
-    reference weights that do not depend on the sample (the initialization), else 0. Weights of the trained model, and
-    statistics of a BatchNorm that has seen batches, are refused unless `trust_init`: then the certificate names them as
-    an assumption.
+    The loader (or Dataset, or pair of arrays) yields (inputs, labels) or mappings with labels and is read twice: first
+    to check and count, then to measure; `batch_to` turns batches of other forms into (inputs, labels), see
+    docs/measuring.md. `duplicates`: samples that come again, beyond what chance explains, are refused, since n counts
+    independent samples; "iid" says that they are. `init_model`:
+    reference weights that do not depend on the sample (the initialization), else 0. Weights of the trained
+    model, and statistics of a BatchNorm that has seen batches, are refused unless `trust_init`: then the certificate
+    names them as an assumption.
 
-    Norms of pairs: small Jacobians are formed, their singular values are exact. Of others the upper end is at most
+    Norms of pairs: small Jacobians are formed, rounding is in their ends (Lemma 23). Of others the upper end is at most
     `width` times the lower one, and all of them hold except with probability `failure` over random starts that `seed`
     makes (Lemma 21); the certificate adds it to delta. `exact`: form all Jacobians. `fill`: measure edges only and
     fill in the pairs by Proposition 2 (cheap, valid, larger). `dtype`: in which precision Jacobians are formed; all
@@ -93,9 +102,16 @@ def measure(
     Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`,
     `ParameterError`, `CheckpointError`, `ProcessError`.
     """
+    kinds.require(
+        "measure", kinds.MEASURING, bound=bound, model=model, init_model=init_model, fill=fill, exact=exact,
+        width=width, failure=failure, seed=seed, memory=memory, budget=budget, checkpoint=checkpoint, progress=progress,
+        batch_to=batch_to,
+    )
     began, graph = clock(), bound.graph
     with processes.team() as team:
         check_arguments(device, dtype, width, failure, budget, fill, checkpoint)
+        require_choice("duplicates", duplicates, ("refuse", "iid"))
+        loader = Reader(as_batches(loader), graph, model, bound.augmented.loss, batch_to)
         fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
         require_same_weights(bound.augmented.source, model)
@@ -106,7 +122,9 @@ def measure(
         pairs = bound.measured_pairs
         if exact and not fill:
             require_affordable(graph, pairs)
-        first = team.together(lambda: _check_pass(bound, model, init_model, context, loader, where))[team.rank]
+        first = team.together(
+            lambda: _check_pass(bound, model, init_model, context, loader, where, duplicates)
+        )[team.rank]
         chosen = plan(graph, pairs, first.census.n, memory, "exact" if exact else "auto")
         if not fill:
             warn_of_hours(chosen, first.census.n)
@@ -122,7 +140,7 @@ def measure(
     found = joined(shares)
     weights = state if where.type == "cpu" else graph.state(cast(state_of(model), torch.device("cpu"), torch.float64))
     measured = collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
-    measured = replace(measured, assumed=assumed)
+    measured = replace(measured, repeated=first.repeated, assumed=assumed)
     if budget is None:
         return measured
     with progress_bar("refining", len(pairs), progress) as advance:
@@ -207,14 +225,19 @@ def _share(
 
 
 def _check_pass(
-    bound: Bound, model: Any, init_model: Any, context: Context, loader: Iterable[Any], where: torch.device
+    bound: Bound, model: Any, init_model: Any, context: Context, loader: Iterable[Any], where: torch.device,
+    duplicates: str,
 ) -> FirstPass:
-    """The first pass: finite values, labels in range, the model's own output, and the reference model's on few."""
-    graph, seen, order, size = bound.graph, Census(0, 0), Order(), 0.0
+    """The first pass: finite values, labels in range, samples that come once, the model's own output, and on few
+    samples the reference model's.
+    """
+    graph, seen, order, size, again = bound.graph, Census(0, 0), Order(), 0.0, Repetition()
     with own_function(graph, model) as own:
         for batch in batches(loader, graph):
-            seen, moved = census(seen, batch), to_device(batch, where)
+            known = digests(batch)
+            seen, moved = census(seen, batch, known), to_device(batch, where)
             order.add(batch)
+            again.add(batch, known)
             with torch.no_grad():
                 values, conditions = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
                 require_values(bound, values, batch.start)
@@ -227,7 +250,9 @@ def _check_pass(
                 require_same_function(graph, context, done, result, batch.start)
             if init_model is not None and batch.start == 0:
                 require_same_constants(graph, model, init_model, moved.inputs, where)
-    return FirstPass(seen, order.digest(), size / seen.n)
+    if duplicates == "refuse":
+        again.require_chance()
+    return FirstPass(seen, order.digest(), size / seen.n, again.count())
 
 
 def _require_separate(batch: Batch, values: Tensor, bound: Bound, output: Tensor) -> None:
@@ -250,7 +275,7 @@ def losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
     try:
         if isinstance(loss, MarginLoss):
             return loss.margins(output, batch.labels)
-        return loss.evaluate(output, batch.labels, None)
+        return require_unit(loss.name, loss.evaluate(output, batch.labels, None))
     except LabelError as error:
         raise LabelError(f"measure: in the batch that starts at sample {batch.start}: {error}") from None
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import sympy
 import torch
@@ -105,7 +105,7 @@ def _fused(region: Sequence[Node]) -> Node:
     source, expression = next(iter(expressions)), expressions[region[-1].name]
     function = KNOWN.get(expression)
     if function is None:
-        function = ScalarFunction(f"function({_short(expression)})", expression, _evaluation(region, source))
+        function = ScalarFunction(f"function({_short(expression)})", expression, _Evaluation(tuple(region), source))
     return replace(region[-1], operation=Elementwise(function), inputs=(source,))
 
 
@@ -123,16 +123,18 @@ def _expression(node: Node, slots: Sequence[sympy.Expr]) -> sympy.Expr:
             return sympy.Mul(*slots)
 
 
-def _evaluation(region: Sequence[Node], source: str) -> Callable[[Tensor], Tensor]:
-    """The steps of the region on tensors."""
+@dataclass(frozen=True)
+class _Evaluation:
+    """The steps of a region on tensors; it can be pickled."""
 
-    def evaluate(x: Tensor) -> Tensor:
-        values = {source: x}
-        for node in region:
+    region: tuple[Node, ...]
+    source: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values = {self.source: x}
+        for node in self.region:
             values[node.name] = _value(node, [values[u] for u in node.inputs])
-        return values[region[-1].name]
-
-    return evaluate
+        return values[self.region[-1].name]
 
 
 def _value(node: Node, slots: Sequence[Tensor]) -> Tensor:

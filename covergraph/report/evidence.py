@@ -39,7 +39,7 @@ def measurements(certificate: Certificate) -> str:
         + (rf"Training error (ties count): ${tex(100 * error)}\,\%$. " if error is not None else "")
         + _failing(certificate)
         + ("Norms of total derivatives are bounds by products along edges (Proposition 2). " if data.filled else "")
-        + "An exact value is enclosed up to rounding, a certified one by its ends. Maxima run over the sample; the "
+        + "An exact value has a closed form, a certified one lies between its ends. Maxima run over the sample; the "
         "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
         table("llllr", header, rows),
         rest,
@@ -151,7 +151,13 @@ def assumptions(certificate: Certificate) -> str:
         (
             "The sample is independent, identically distributed and not augmented. Preprocessing and constants inside "
             "the model (numbers in its code, tensors that are not learned) do not depend on it.",
-            f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples.",
+            f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples, "
+            + (
+                f"of which {data.repeated} are exact copies of earlier ones: duplicates='iid' says that they were "
+                "drawn independently."
+                if data.repeated
+                else "none of which is an exact copy of another."
+            ),
         ),
         (
             rf"Reference weights (here: {_REFERENCE[data.reference]}), the sets $\mathcal{{S}}$ and "

@@ -10,11 +10,10 @@ from covergraph.report.numbers import confidence, percent, plain, samples
 def explain(certificate: Certificate) -> str:
     """Three sentences: what is certified, where the complexity sits, what would help.
 
-    Further ones, before the last, where samples fail a condition, and where the reference or constants are taken on
-    trust.
+    More of them, before the last, where the certificate assumes more than usual, or samples fail a condition.
     """
-    parts = (_certified, _where, _failing, _assumed, _help)
-    sentences = (part(certificate) for part in parts)
+    c = certificate
+    sentences = (_certified(c), repeated(c), _where(c), _failing(c), _assumed(c), _help(c))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -27,6 +26,16 @@ def _certified(c: Certificate) -> str:
     if c.vacuous:
         return f"{start}, the {what} on new data is at most {value}, which is vacuous, since it cannot exceed 1."
     return f"{start}, the {what} on new data is at most {value}, which is not vacuous."
+
+
+def repeated(c: Certificate) -> str:
+    """What was assumed of samples that come again; empty if there are none."""
+    if not c.measurements.repeated:
+        return ""
+    return (
+        f"{c.measurements.repeated} of the samples are exact copies of earlier ones; that they were drawn "
+        "independently all the same is assumed."
+    )
 
 
 def _where(c: Certificate) -> str:

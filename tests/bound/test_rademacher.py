@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import minimize, minimize_scalar
+from strategies import examples
 
 from covergraph.bound.rademacher import (
     allocation,
@@ -28,7 +29,7 @@ from covergraph.errors import ParameterError
 positive = st.floats(0.05, 20)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.tuples(positive, positive), min_size=1, max_size=5), positive)
 def test_no_allocation_has_a_smaller_entropy(classes: list[tuple[float, float]], eps: float) -> None:
     """min of sum E_g^2/eps_g^2 over sum K_g eps_g = eps, by a general optimizer, is C^2/eps^2."""
@@ -54,7 +55,7 @@ def test_classes_of_weight_zero_cost_nothing() -> None:
     assert complexity([0.0], [1.0]) == 0
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.floats(1e-4, 0.999), st.integers(10, 10**8))
 def test_dudley_is_the_least_value_of_the_entropy_integral(share: float, n: int) -> None:
     """inf over alpha of 4 alpha + 12/sqrt(n) int_alpha^(1/4) C/eps d eps, all done numerically."""

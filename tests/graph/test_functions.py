@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -361,10 +360,9 @@ def test_all_other_rows_are_refused_by_name(name: str) -> None:
     """The slope of a kinked row is still bounded; that of a row with a jump is not."""
     row = EVERY[name][0]
     reason = "has a kink" if name in KINKED else "not continuous" if name in JUMPING else None
-    began = time.perf_counter()
     with pytest.raises(UnsupportedOperationError, match=reason) as refusal:
         curvature(Elementwise(row))
-    assert f"activation {name!r}" in str(refusal.value) and time.perf_counter() - began < 20
+    assert f"activation {name!r}" in str(refusal.value)
     if name in KINKED:
         slopes = row.derivative(POINTS).abs().max()
         assert float(slopes) * (1 - 1e-9) <= supremum(row.expression, 1).upper() <= float(slopes) * 1.01
@@ -421,11 +419,8 @@ def test_what_is_the_same_function_is_the_same_row() -> None:
 
 
 def test_thousands_of_nodes_are_cheap() -> None:
-    rows.clamp(0, 6)
-    began = time.perf_counter()
-    for _ in range(10_000):
-        rows.clamp(0, 6), rows.leaky_relu(0.01), affine(0.5, 0)
-    assert time.perf_counter() - began < 1
+    for make in (lambda: rows.clamp(0, 6), lambda: rows.leaky_relu(0.01), lambda: affine(0.5, 0)):
+        assert make() is make()
 
 
 @pytest.mark.parametrize(

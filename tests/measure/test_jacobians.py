@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from counting import calls
 from dense import dense_derivative, spectral
 from handmade import NETWORKS, Network, mlp
 from hypothesis import given
@@ -20,8 +20,9 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, edge_jacobian
 from covergraph.graph.node import Node
 from covergraph.measure import jacobians
+from covergraph.measure.chain import pair_norms
 from covergraph.measure.edges import edge_bound
-from covergraph.measure.jacobians import edge_norms, filled_norms, pair_norms, total_derivatives
+from covergraph.measure.jacobians import edge_norms, filled_norms, total_derivatives
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 SAMPLES = 3
@@ -63,13 +64,14 @@ def test_ends_of_pair_norms_enclose_the_singular_value(name: str) -> None:
     inputs, values, context = run(net)
     with torch.no_grad():
         found = pair_norms(net.graph, values, context, all_pairs(net))
-    for (w, a), norms in found.items():
+    for (w, a), (lower, upper) in found.items():
         truth = [
             spectral(dense_derivative(net.module, [x[i : i + 1] for x in inputs], w, a))
             for i in range(SAMPLES)
         ]
-        np.testing.assert_array_less(truth, norms.numpy() * (1 + 1e-15))
-        np.testing.assert_allclose(norms.numpy(), truth, rtol=1e-9)
+        np.testing.assert_array_less(truth, upper.numpy() * (1 + 1e-15))
+        np.testing.assert_array_less(lower.numpy(), np.array(truth) * (1 + 1e-15))
+        np.testing.assert_allclose(upper.numpy(), lower.numpy(), rtol=1e-9)
 
 
 @each_network
@@ -138,7 +140,7 @@ def test_chunks_of_samples_give_identical_numbers(
         found = pair_norms(net.graph, values, context, pairs), edge_norms(net.graph, values, context)
     for one, other in zip(expected, found, strict=True):
         for key in one:
-            torch.testing.assert_close(one[key], other[key], rtol=1e-13, atol=0)
+            torch.testing.assert_close(one[key], other[key], rtol=1e-11, atol=0)
 
 
 def test_one_chunk_holds_one_sample_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,15 +223,19 @@ def test_products_that_overflow_are_infinite() -> None:
     assert [filled[pair].tolist() for pair in filled] == [[np.inf] * 2, [np.inf] * 2, [0.0] * 2]
 
 
-def test_many_sources_and_nodes_take_seconds() -> None:
-    """A chain of 400 nodes, each added to all of the last three: 80,000 pairs."""
-    nodes = [Node("0", op.Input(), (), (1,))]
-    for i in range(1, 400):
-        nodes.append(Node(str(i), op.Add(), tuple(str(j) for j in range(max(0, i - 3), i)), (1,)))
-    graph = ComputationGraph(nodes, "399")
-    values = {node.name: torch.zeros(1, 1, dtype=torch.float64) for node in nodes}
-    pairs = [(str(w), str(a)) for w in range(400) for a in range(w)]
-    start = time.perf_counter()
-    filled = filled_norms(graph, values, Context({}), pairs)
-    assert time.perf_counter() - start < 30
-    assert [float(filled[str(w), "0"]) for w in (1, 2, 3, 4)] == pytest.approx([1, 2, 4, 7], rel=1e-9)
+def filled(nodes: int) -> tuple[int, Any]:
+    """Calls of functions that it takes to fill in all pairs of a chain, each node added to all of the last three."""
+    chain = [Node("0", op.Input(), (), (1,))]
+    for i in range(1, nodes):
+        chain.append(Node(str(i), op.Add(), tuple(str(j) for j in range(max(0, i - 3), i)), (1,)))
+    graph = ComputationGraph(chain, str(nodes - 1))
+    values = {node.name: torch.zeros(1, 1, dtype=torch.float64) for node in chain}
+    pairs = [(str(w), str(a)) for w in range(nodes) for a in range(w)]
+    found: dict[tuple[str, str], torch.Tensor] = {}
+    return calls(lambda: found.update(filled_norms(graph, values, Context({}), pairs))), found
+
+
+def test_work_grows_with_the_pairs_and_no_faster() -> None:
+    (few, _), (many, found) = filled(50), filled(200)
+    assert many <= 1.2 * few * (200 / 50) ** 2
+    assert [float(found[str(w), "0"]) for w in (1, 2, 3, 4)] == pytest.approx([1, 2, 4, 7], rel=1e-9)

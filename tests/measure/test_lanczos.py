@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, kstest
+from strategies import examples
 from torch import Tensor
 
 from covergraph.measure.lanczos import Goal, Interval, Product, largest_singular_values, overlap, random_start
@@ -161,7 +162,7 @@ def test_a_start_without_overlap_proves_nothing() -> None:
 
 
 @given(st.integers(1, 12), seeds, st.floats(0.01, 0.9), st.floats(1.0001, 1.5))
-@settings(max_examples=300)
+@examples(300)
 def test_the_certificate_is_right_for_every_start_of_large_overlap(
     k: int, seed: int, share: float, factor: float
 ) -> None:
@@ -329,7 +330,7 @@ def test_values_of_any_shape(shape: tuple[int, ...]) -> None:
 
 
 @given(blocks(), seeds)
-@settings(max_examples=30)
+@examples(30)
 def test_a_row_alone_gives_what_it_gives_in_a_block(matrices: Tensor, seed: int) -> None:
     d, level = matrices.shape[2], float(truth(matrices).max())
     start, t = random_start((d,), [f"{seed}|{i}" for i in range(len(matrices))]), overlap(RARE, d)

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from dense import dense_convolution, spectral
 from handmade import NETWORKS, Marked, Network, network, normal, weights
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from operation_cases import random
+from strategies import examples
 from torch import Tensor, nn
 
 from covergraph.errors import ForeignModelError, NonFiniteError, UnsupportedOperationError
@@ -62,7 +63,7 @@ def assert_encloses(found: Measurement, truth: float) -> None:
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     pairs,
     pairs,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hand_rules import condition
@@ -118,7 +116,6 @@ LONG_CHAINS = [(12, 3, "minimal"), (8, 2, "paper"), (420, 30, "minimal"), (401, 
 
 @pytest.mark.parametrize(("layers", "learned_every", "mode"), LONG_CHAINS)
 def test_constants_read_off_the_nodes_equal_those_of_the_matrix(layers: int, learned_every: int, mode: Mode) -> None:
-    start = time.perf_counter()
     augmented = augment(long_chain(layers, learned_every), mode=mode)
     s = dict.fromkeys(augmented.hidden, 1.5)
     kappa = {pair: 0.5 + 0.1 * (i % 7) for i, pair in enumerate(augmented.pair_names)}
@@ -129,7 +126,6 @@ def test_constants_read_off_the_nodes_equal_those_of_the_matrix(layers: int, lea
         (u,) = augmented.base[name].predecessors
         assert one.jacobian(name, u) == two.jacobian(name, u)
     assert np.array_equal(one.J, two.J)
-    assert time.perf_counter() - start < 30
 
 
 def test_a_long_graph_prints_its_pairs_as_a_count() -> None:

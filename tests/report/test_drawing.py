@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from certificates import branching, figure_2
 from handmade import linear_node, unary, weights
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +19,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path as DrawnPath
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from strategies import examples
 
 import covergraph.report
 from covergraph.bound.certificate import Certificate
@@ -101,7 +102,7 @@ def test_spaced_keeps_what_fits_and_pools_what_does_not() -> None:
 
 
 @given(dags())
-@settings(max_examples=40)
+@examples(40)
 def test_layout_is_layered_and_spaced(graph: ComputationGraph) -> None:
     places = layout(graph)
     assert layout(graph) == places

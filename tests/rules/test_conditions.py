@@ -7,10 +7,11 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from operation_cases import random
 from operation_cases.curved import CURVED
+from strategies import examples
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,7 +72,7 @@ def pools(draw: st.DrawFn) -> tuple[op.MaxPool, tuple[int, ...]]:
     return op.MaxPool(kernel, stride, padding, dilation, draw(st.booleans()), draw(st.booleans())), size
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(pools(), st.lists(st.integers(1, 2), max_size=2), st.integers(0, 10**6))
 def test_windows_of_max_pools(pool: tuple[op.MaxPool, tuple[int, ...]], positions: list[int], seed: int) -> None:
     """With strides, padding, dilation, windows that leave the image, and positions before the channels."""
@@ -117,7 +118,7 @@ def test_ties_and_zeros_give_zero() -> None:
     assert value_of(op.Elementwise(UNARY["relu"]), (1, 4), tie * torch.tensor([1, 0, 1, 1])).tolist() == [0.0]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=3),
     st.sets(st.integers(0, 2), min_size=1),

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 from dense import spectral
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from operation_cases import Case, random
 from operation_cases.linear import LINEAR
 from rules.test_entropy import averages
+from strategies import examples
 from torch import Tensor
 
 from covergraph.errors import UnsupportedOperationError
@@ -67,7 +68,7 @@ def size(first: State, second: State) -> float:
 
 
 @pytest.mark.parametrize("name", LEARNED)
-@settings(max_examples=8)
+@examples(8)
 @given(st.sampled_from([0.1, 1.0, 10.0]), st.integers(0, 10**6))
 def test_other_parameters_change_a_value_by_their_distance_times_the_radius(name: str, scale: float, seed: int) -> None:
     """||f_theta(x) - f_theta'(x)|| <= ||theta - theta'|| (gain ||x||^2 + positions)^(1/2)."""

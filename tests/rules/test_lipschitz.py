@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from dense import spectral
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -65,7 +66,7 @@ def pool_matrix(operation: op.AveragePool, shape: tuple[int, ...]) -> np.ndarray
 sides = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(sides, sides, st.tuples(st.integers(0, 2), st.integers(0, 2)), st.booleans(), st.booleans(), sides)
 def test_average_pools_never_exceed_their_constant(
     kernel: tuple[int, int],

@@ -8,10 +8,11 @@ import mpmath
 import pytest
 import torch
 from dense import spectral
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operation_cases import Case, random
 from operation_cases.every import CASES
+from strategies import examples
 from torch import Tensor
 
 from covergraph.errors import UnsupportedOperationError
@@ -61,7 +62,7 @@ def jacobian(case: Case, slots: list[Tensor], slot: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MOVING)
-@settings(max_examples=6)
+@examples(6)
 @given(st.sampled_from([1e-2, 1.0, 20.0]), st.integers(0, 10**6))
 def test_jacobians_never_exceed_the_constant(name: str, scale: float, seed: int) -> None:
     case = MOVING[name]

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 from dense import dense_convolution, spectral
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from patches import convolution, patches
+from strategies import examples
 
 from covergraph.rules.entropy import overlap
 
 KERNELS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(KERNELS, st.tuples(st.integers(1, 4), st.integers(1, 4)), KERNELS, KERNELS, st.integers(1, 2))
 def test_overlap_counts_how_often_an_entry_is_used_at_most(
     kernel: tuple[int, int],
@@ -61,7 +62,7 @@ def test_overlap_in_three_axes_multiplies() -> None:
     assert overlap(convolution((3, 5, 2), (2, 1, 2), (0, 0, 0), (1, 1, 2))) == 2 * 5 * 2
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(KERNELS, KERNELS, KERNELS, st.integers(1, 2), st.integers(0, 10**6))
 def test_derivative_of_a_convolution_is_bounded_by_rho_times_its_kernel(
     kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], groups: int, seed: int

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 import sympy
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from sympy import Abs, Piecewise, Rational, cosh, exp, log, oo, sin, sinh, sqrt, tanh
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def inside(intervals: tuple[tuple[float, float], ...], r: float, d: float, count
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-@settings(max_examples=2)
+@examples(2)
 @given(
     r=st.floats(0.5, 12.0).map(lambda x: round(x, 3)),
     rho=st.floats(0.05, 0.9).map(lambda x: round(x, 3)),
@@ -333,7 +334,7 @@ def test_profiles_are_fast_and_kept() -> None:
         assert profile(expression) is first
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(
     outer=st.sampled_from([log, sqrt, lambda u: 1 / u, lambda u: u ** Rational(3, 2), Abs, lambda u: sympy.Max(u, 0)]),
     a=st.integers(-8, 8).filter(bool).map(lambda n: Rational(n, 4)),

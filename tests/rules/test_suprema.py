@@ -13,10 +13,11 @@ import mpmath
 import numpy as np
 import pytest
 import sympy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import erf, expit
+from strategies import examples
 from sympy import Abs, Max, Min, Piecewise, Rational, atan, cosh, exp, log, pi, sin, sqrt, tanh
 
 from covergraph.errors import ParameterError, UnsupportedOperationError
@@ -278,7 +279,7 @@ ROWS = [
 NONZERO = st.integers(-400, 400).filter(lambda n: abs(n) >= 5).map(lambda n: Rational(n, 100))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     row=st.sampled_from(ROWS),
     c1=NONZERO,

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor, nn
 
 from covergraph.tracers import trace
@@ -92,7 +93,7 @@ instruction = st.tuples(st.sampled_from(sorted(MAKERS)), st.integers(0, 9), st.i
 programs = st.lists(instruction, min_size=1, max_size=9)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(40)
 @given(program=programs, shape=st.sampled_from([(5,), (2, 6)]), seed=st.integers(0, 2**16))
 def test_graph_equals_model(program: list[Instruction], shape: tuple[int, ...], seed: int) -> None:
     torch.manual_seed(seed)

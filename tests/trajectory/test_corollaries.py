@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import nn
 from trajectory.reference import run, train
 
@@ -46,7 +47,7 @@ def with_column(trajectory: Trajectory, name: str, values: Any) -> Trajectory:
 
 
 @given(nets, types, rates, st.integers(0, STEPS - 1))
-@settings(max_examples=50)
+@examples(50)
 def test_corollary_1(net: tuple[Any, ...], dtype: torch.dtype, rate: float, tau: int) -> None:
     trajectory = run(*net, steps=STEPS, dtype=dtype, rate=rate)
     s = corollary1(trajectory, tau)
@@ -60,7 +61,7 @@ def test_corollary_1(net: tuple[Any, ...], dtype: torch.dtype, rate: float, tau:
 
 
 @given(nets, types, rates, st.sampled_from([(0, None), (0, 3), (3, 9), (6, 9)]))
-@settings(max_examples=50)
+@examples(50)
 def test_corollary_2(net: tuple[Any, ...], dtype: torch.dtype, rate: float, borders: tuple[int, int | None]) -> None:
     trajectory = run(*net, steps=STEPS, dtype=dtype, rate=rate)
     assume(np.isfinite(trajectory["bias"]).all())
@@ -72,7 +73,7 @@ def test_corollary_2(net: tuple[Any, ...], dtype: torch.dtype, rate: float, bord
 
 
 @given(nets, types, rates, st.integers(1, 3), st.integers(1, 2))
-@settings(max_examples=50)
+@examples(50)
 def test_corollary_3_for_any_loss_batch_and_output(
     net: tuple[Any, ...], dtype: torch.dtype, rate: float, batch: int, outputs: int
 ) -> None:

@@ -7,8 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.covering import greedy_cover, intrinsic_dimension, manifold_cover
@@ -24,7 +25,7 @@ def least_cover(points: np.ndarray, radius: float) -> int:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.floats(0.05, 3.0))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_greedy_cover_is_between_the_least_covers_at_r_and_at_half_of_it(seed: int, n: int, radius: float) -> None:
     points = np.random.default_rng(seed).normal(size=(n, 2))
     found = greedy_cover(points, radius)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import nn
 from trajectory.reference import half_squared, run, sgd, train
 
@@ -43,7 +44,7 @@ def false_names(statement: Statement) -> list[str]:
 
 
 @given(st.integers(0, 2**31), types, st.sampled_from([0.003, 0.05, 0.15]), st.sampled_from(["relu", "tanh"]))
-@settings(max_examples=40)
+@examples(40)
 def test_the_norm_is_bounded_by_its_own_moves(seed: int, dtype: torch.dtype, rate: float, activation: str) -> None:
     trajectory = run(seed, "square", 4, activation, rate=rate, dtype=dtype, steps=STEPS)
     s = first_layer_norm(trajectory)
@@ -91,7 +92,7 @@ def test_a_weight_that_moves_faster_than_its_bias_is_seen() -> None:
 
 
 @given(st.integers(0, 2**31), types, st.sampled_from([0.003, 0.05, 0.2]), st.sampled_from([0.0, 0.1, 0.5]))
-@settings(max_examples=50)
+@examples(50)
 def test_the_balance_holds_in_every_step(seed: int, dtype: torch.dtype, rate: float, slope: float) -> None:
     first, second = two_layers(seed, nn.LeakyReLU(slope), dtype, rate)
     s = first_layer_balance(first, second)

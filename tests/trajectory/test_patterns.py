@@ -7,8 +7,9 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import nn
 
 import covergraph
@@ -106,7 +107,7 @@ def test_what_is_no_chain_is_refused_by_name(name: str) -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 6), st.floats(0.2, 0.9))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_inner_products_and_membership_are_those_of_the_product(seed: int, depth: int, m: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     layers = [rng.random((m + 4, int(rng.integers(1, 4)))) < density for _ in range(depth)]

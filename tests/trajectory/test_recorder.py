@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor, nn
 from trajectory.recorded import (
     GRAPHS,
@@ -225,7 +226,7 @@ def test_large_weights_are_looked_at_less_often() -> None:
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.01, 0.3]), st.integers(1, 9), st.booleans())
-@settings(max_examples=15)
+@examples(15)
 def test_weyls_ends_enclose_the_singular_values_at_every_step(seed: int, rate: float, flush: int, single: bool) -> None:
     torch.manual_seed(seed)
     torch.set_default_dtype(torch.float32 if single else torch.float64)

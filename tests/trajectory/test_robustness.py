@@ -8,8 +8,9 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import nn
 
 import covergraph
@@ -221,7 +222,7 @@ def dense(found: Patterns) -> np.ndarray:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 6), st.floats(0.3, 0.95))
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_covered_pathways_are_those_of_the_product(seed: int, depth: int, m: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     layers = tuple(rng.random((m + 5, int(rng.integers(1, 4)))) < density for _ in range(depth))

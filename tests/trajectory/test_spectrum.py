@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor, nn
 from trajectory.recorded import ScaleShift, dense
 
@@ -71,7 +72,7 @@ blocks = st.sampled_from([1, 2**20])  # with these rows, weights are kept or not
 
 
 @given(seeds, st.sampled_from(sorted(LAYERS)), sizes, blocks, st.sampled_from([torch.float32, torch.float64]))
-@settings(max_examples=60)
+@examples(60)
 def test_ends_enclose_the_singular_values_after_any_change(
     seed: int, name: str, size: float, rows: int, dtype: torch.dtype
 ) -> None:
@@ -93,7 +94,7 @@ def test_ends_enclose_the_singular_values_after_any_change(
 
 
 @given(seeds, sizes, st.integers(1, 5))
-@settings(max_examples=40)
+@examples(40)
 def test_active_rows_bound_the_gain_of_the_gradients_on_them(seed: int, size: float, active: int) -> None:
     torch.manual_seed(seed)
     layer = nn.Linear(5, 12).double()
@@ -120,7 +121,7 @@ def test_more_active_rows_than_inputs_have_no_gain() -> None:
 
 
 @given(seeds, sizes, st.sampled_from([0.0, 1e-9, 0.1, 1.0]))
-@settings(max_examples=40)
+@examples(40)
 def test_a_subspace_bounds_the_gain_of_gradients_in_it_and_beside_it(seed: int, size: float, beside: float) -> None:
     torch.manual_seed(seed)
     layer, basis = nn.Linear(6, 9).double(), torch.randn(9, 3).double()

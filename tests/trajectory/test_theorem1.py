@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import nn
 from trajectory.reference import half_squared, run, sgd, train
 
@@ -38,7 +39,7 @@ def corrupted(trajectory: Trajectory, name: str, factor: float) -> Trajectory:
 
 
 @given(seeds, full_rank, depths, activations, losses, rates, types)
-@settings(max_examples=60)
+@examples(60)
 def test_both_sides_hold_at_every_step(
     seed: int, first: str, depth: int, activation: str, loss: str, rate: float, dtype: torch.dtype
 ) -> None:
@@ -56,7 +57,7 @@ def test_both_sides_hold_at_every_step(
     seeds, depths, activations, losses, types, st.integers(2, 5), st.integers(1, 3),
     st.sampled_from(["square", "shared"]),
 )
-@settings(max_examples=40)
+@examples(40)
 def test_batches_vector_outputs_and_shared_biases_keep_what_the_triangle_inequality_keeps(
     seed: int, depth: int, activation: str, loss: str, dtype: torch.dtype, batch: int, outputs: int, first: str
 ) -> None:
@@ -69,7 +70,7 @@ def test_batches_vector_outputs_and_shared_biases_keep_what_the_triangle_inequal
 
 
 @given(seeds, depths, losses, st.sampled_from(["momentum", "Adam", "weight decay"]), st.integers(1, 3))
-@settings(max_examples=25)
+@examples(25)
 def test_every_optimizer_keeps_the_form_of_gradients(seed: int, depth: int, loss: str, name: str, batch: int) -> None:
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
         if name == "Adam":
@@ -84,7 +85,7 @@ def test_every_optimizer_keeps_the_form_of_gradients(seed: int, depth: int, loss
 
 
 @given(seeds, st.floats(0.1, 1.0))
-@settings(max_examples=20)
+@examples(20)
 def test_closed_form_of_two_layers(seed: int, scale: float) -> None:
     # f(x) = v·relu(W x + b): ∂f/∂b = v ⊙ 1[Wx + b > 0], so a_t is its norm and λ_t that of Wᵀ times it; SGD by hand.
     torch.manual_seed(seed)
@@ -126,7 +127,7 @@ def test_orthogonal_weights_make_both_sides_equal(dtype: torch.dtype) -> None:
 
 
 @given(seeds, depths, losses)
-@settings(max_examples=20)
+@examples(20)
 def test_wide_layers_have_an_upper_side_over_active_rows_only(seed: int, depth: int, loss: str) -> None:
     plain, active = (run(seed, "wide", depth, "relu", loss, gain=g) for g in ("all rows", "active rows"))
     dead = int(np.sum(plain["gradient"] == 0))  # 0 <= 0 <= 0 needs no rank

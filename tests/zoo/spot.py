@@ -6,6 +6,7 @@ those of a pair (w, a) whose D_{w<-a} varies with the shifted value, of a norm, 
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from dataclasses import replace
@@ -26,27 +27,27 @@ FAR = 0.05
 """Every third pair is taken from this share of all, the nearest first."""
 
 
-def spot_check(derived: Derived, model: nn.Module) -> SpotCheck:
-    """The largest ratios that were found; raises nothing."""
+def spot_check(derived: Derived, model: nn.Module, rounds: int | None = None) -> SpotCheck:
+    """The largest ratios that were found, in so many rounds or, if None, in `SECONDS`; raises nothing."""
     start = time.perf_counter()
     try:
         exact = exact_ratio(derived, model)
-        found = _checks(derived, model, start)
+        found = _checks(derived, start, rounds)
     except Exception as error:
         traceback.print_exc()
         exact, found = (0, 0.0), SpotCheck(reason=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     return replace(found, exact=exact[0], exact_ratio=exact[1], seconds=time.perf_counter() - start)
 
 
-def _checks(derived: Derived, model: nn.Module, start: float) -> SpotCheck:
-    place = next(places(derived, start + LAST), None)
+def _checks(derived: Derived, start: float, rounds: int | None) -> SpotCheck:
+    place = next(places(derived, math.inf if rounds else start + LAST), None)
     if place is None:
         return SpotCheck(reason="on every sample a condition fails")
     generator = np.random.default_rng(0)
     covered = [v for v in derived.bound.graph.covered if derived.bound.graph[v].size]
     found = SpotCheck(reason="no time")
-    for turn in range(ROUNDS):
-        if time.perf_counter() - start > (SECONDS if found.checks else LAST):
+    for turn in range(rounds or ROUNDS):
+        if rounds is None and time.perf_counter() - start > (SECONDS if found.checks else LAST):
             break
         v = covered[generator.integers(len(covered))]
         trial = Trial(place, v, picks(place, v, generator, share=(0, 0, FAR)[turn % 3], pair=turn > 0))

@@ -1,0 +1,99 @@
+"""Samples that come again: n counts independent samples, and copies are none.
+
+In discrete data a sample may come again by chance. With q_j the share of pairs of samples that agree in entry j, and
+independent entries, q = prod_j q_j of the pairs agree in all, so that among n samples D pairs are expected to agree
+with mean n(n-1)/2 q and, by Hoeffding's decomposition, variance at most that plus n^3 (prod_j t_j - q^2), t_j the share
+of triples. By Chebyshev's inequality, D exceeds the mean by 1,000 standard deviations with probability 1e-6 at most.
+Repetitions are explained by chance if it does not, or if there are no more possible samples than samples. Frequencies
+come from the first samples; entries that are not whole and differ in all different samples are continuous: q_j = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covergraph.errors import RepetitionError
+from covergraph.measure.loader import Batch
+from covergraph.values import Floats
+
+SHOWN, ENTRIES = 512, 2**22
+"""Frequencies are taken from so many samples, and from fewer if they have more entries in all."""
+DEVIATIONS = 1000.0
+"""Chebyshev: exceeded with probability 1e-6 at most."""
+
+
+@dataclass
+class Repetition:
+    """What a pass shows of samples that come again: a digest of each, and the entries of the first ones."""
+
+    _digests: list[bytes] = field(default_factory=list)
+    _first: list[Tensor] = field(default_factory=list)
+    _rows: int = 0
+
+    def add(self, batch: Batch, digests: list[bytes]) -> None:
+        """Take one more batch, and the digests of its samples, 16 bytes each."""
+        self._digests += digests
+        columns = torch.cat([x.reshape(len(batch), -1).double().cpu() for x in (*batch.inputs, batch.labels)], 1)
+        wanted = max(2, min(SHOWN, ENTRIES // max(columns.shape[1], 1))) - self._rows
+        if wanted > 0:
+            self._first.append(columns[:wanted].clone())
+            self._rows += len(self._first[-1])
+
+    def count(self) -> int:
+        """How many samples are like an earlier one."""
+        return len(self._digests) - len(set(self._digests))
+
+    def require_chance(self) -> None:
+        """Raise `RepetitionError` if chance does not explain how many pairs of samples agree."""
+        n, repeated = len(self._digests), self.count()
+        if not repeated or _explained(torch.cat(self._first).numpy(), self._agreeing(), n):
+            return
+        one, two = self._pair()
+        raise RepetitionError(
+            f"measure: {repeated} of the {n} samples are exact copies of earlier ones (samples {one} and {two} have "
+            "the same input and label), expected independent samples, since the certificate counts n; a loader whose "
+            "workers all read the whole of an IterableDataset gives copies, so do repeat, a bootstrap and a data set "
+            "that is concatenated with itself: pass every sample once. If the population itself repeats, and the "
+            "samples were drawn independently, pass duplicates='iid'"
+        )
+
+    def _agreeing(self) -> float:
+        """Pairs of equal samples."""
+        counts = np.unique(np.array(self._digests, dtype="S16"), return_counts=True)[1].astype(float)
+        return float((counts * (counts - 1) / 2).sum())
+
+    def _pair(self) -> tuple[int, int]:
+        seen: dict[bytes, int] = {}
+        for i, digest in enumerate(self._digests):
+            if digest in seen:
+                return seen[digest], i
+            seen[digest] = i
+        raise AssertionError("no sample comes again")
+
+
+def _explained(first: Floats, agreeing: float, n: int) -> bool:
+    """Whether so many agreeing pairs among n samples are chance, from the entries (rows, columns) of some samples."""
+    different = np.unique(first, axis=0)
+    doubles, triples, possible = 0.0, 0.0, 0.0
+    for column, distinct in zip(first.T, different.T, strict=True):
+        values, counts = np.unique(column, return_counts=True)
+        if len(values) > 1 and len(np.unique(distinct)) == len(different) and bool((column != column.round()).any()):
+            return False
+        shares, rows = counts.astype(float), len(column)
+        doubles += _log((shares * (shares - 1)).sum() / (rows * (rows - 1)))
+        triples += _log((shares * (shares - 1) * (shares - 2)).sum() / max(rows * (rows - 1) * (rows - 2), 1))
+        possible += math.log(len(values))
+    if possible <= math.log(n):
+        return True
+    mean = n * (n - 1) / 2 * math.exp(doubles)
+    variance = mean + float(n) ** 3 * max(math.exp(triples) - math.exp(2 * doubles), 0.0)
+    return agreeing <= mean + DEVIATIONS * math.sqrt(variance)
+
+
+def _log(share: float) -> float:
+    return math.log(share) if share > 0 else -math.inf
