@@ -135,6 +135,10 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("covergraph-report"),
     delta: Annotated[float, typer.Option(help="The certificate may fail with this probability.")] = 0.05,
     mode: Annotated[str, typer.Option(help="minimal or paper.")] = "minimal",
+    trust_init: Annotated[
+        bool,
+        typer.Option("--trust-init", help="The initial model does not depend on the sample, whatever it looks like."),
+    ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Form all Jacobians: no random starts.")] = False,
     fill: Annotated[bool, typer.Option("--fill", help="Bound Jacobian norms along edges: cheap, but larger.")] = False,
     width: Annotated[float, typer.Option(help="The largest upper/lower end of a Jacobian norm.")] = 1.01,
@@ -161,8 +165,8 @@ def report(
     with _readable_errors():
         loader = DataLoader(sample, batch_size=BATCH)
         analysis = analyze(
-            network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode), exact=exact, fill=fill,
-            width=width, memory=memory * 2**20, checkpoint=checkpoint, budget=budget,
+            network, loader, init_model=initial, trust_init=trust_init, delta=delta, mode=cast(Mode, mode),
+            exact=exact, fill=fill, width=width, memory=memory * 2**20, checkpoint=checkpoint, budget=budget,
             duplicates=cast(Any, duplicates),
         )
         row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)

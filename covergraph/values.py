@@ -79,7 +79,8 @@ class Measurements:
     starts (Lemma 21; 0 if there were none); `width`: what upper/lower was aimed at. `ways`: how each pair was measured;
     `steps`: of Lanczos, all samples together. `curve`: with a time budget, the bound against the seconds spent. Of
     very many samples and pairs `pair_values` is empty: then only the largest norms are known. `repeated`: samples that
-    are exact copies of earlier ones, and count as independent all the same.
+    are exact copies of earlier ones, and count as independent all the same. `assumed`: what the certificate supposes
+    of the reference and of constants, beyond what holds for every model.
     """
 
     n: int
@@ -103,6 +104,7 @@ class Measurements:
     ways: Mapping[Pair, str] = field(repr=False, default_factory=dict)
     steps: Mapping[Pair, int] = field(repr=False, default_factory=dict)
     curve: tuple[CurvePoint, ...] = field(repr=False, default=())
+    assumed: tuple[str, ...] = field(repr=False, default=())
     repeated: int = 0
 
     def __eq__(self, other: object) -> bool:

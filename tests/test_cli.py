@@ -25,6 +25,12 @@ def plain():
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
 
 def pair():
+    start = plain()
+    with torch.no_grad():
+        start[0].weight.mul_(0.5)
+    return plain(), start
+
+def same():
     return plain(), plain()
 
 def relu():
@@ -138,6 +144,14 @@ def test_report_of_a_network_of_one_s_own(folder: Path) -> None:
     assert "99 %" in result.output and "own_networks:pair" in result.output
     text = (folder / "own" / "report.tex").read_text()
     assert "weights before training" in text and r"own\_networks:pair" in text
+
+
+def test_report_takes_the_user_s_word_for_the_initial_weights(folder: Path) -> None:
+    start = ("report", "own_networks:same", "--data", "data.npz", "--out", "own", "--no-pdf")
+    result = invoke(*start)
+    assert result.exit_code == 2 and "trust_init=True" in result.output
+    result = invoke(*start, "--trust-init")
+    assert result.exit_code == 0 and "This supposes that the reference" in " ".join(result.output.split())
 
 
 def test_report_in_paper_mode_without_initial_weights(folder: Path) -> None:

@@ -10,10 +10,10 @@ from torch import nn
 from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from covergraph.graph.precision import no_numbers
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.export import exported, read
 from covergraph.tracers.outputs import Chosen
-from covergraph.tracers.precision import no_numbers
 from covergraph.tracers.traced import Traced
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from covergraph.graph.interpreter import state_of
+from covergraph.graph.learned import split
+from covergraph.graph.weights import Weights
 from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, Top
-from covergraph.measure.layers import layer_sizes, unmasked
+from covergraph.measure.layers import layer_sizes
 from covergraph.measure.norms import exact, largest, rounding
 from covergraph.measure.plan import Plan
+from covergraph.measure.reference import reference_state
 from covergraph.values import Floats, Measurement, Measurements, Pair
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def collect(
     hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
     hidden = {name: values for name, values in hidden.items() if len(values) == n}
     cpu = torch.device("cpu")
-    reference = None if init_model is None else graph.state(cast(state_of(init_model), cpu, torch.float64))
+    start = None if init_model is None else cast(reference_state(graph, init_model), cpu, torch.float64)
+    reference = None if start is None else graph.state(start)
     margin = bound.augmented.loss.has_margin
     random = plan is not None and any(way in ("lanczos", "fixed") for way in plan.way.values())
     return Measurements(
@@ -70,7 +73,7 @@ def collect(
         },
         layers=layer_sizes(graph, weights, reference),
         shared={
-            group.nodes[0]: _distance(group.parameters, graph.weights.effective, weights, reference)
+            group.nodes[0]: _distance(group.parameters, graph.weights, weights, reference)
             for group in bound.groups
         },
         filled=plan is None,
@@ -99,13 +102,16 @@ def _operator(pair: Pair, blocks: Sequence[Measured], plan: Plan | None) -> Meas
 
 
 def _distance(
-    names: Sequence[str], formulas: Collection[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
+    names: Sequence[str], known: Weights, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
 ) -> Measurement:
     """||theta - theta_0||_1 of the named parameters together."""
-    values = {name: unmasked(state[name], name in formulas) for name in names}
-    starts = {} if reference is None else {name: unmasked(reference[name], name in formulas) for name in names}
-    total = sum(float((value - starts.get(name, 0)).abs().sum()) for name, value in values.items())
-    slack = torch.finfo(torch.float64).eps * sum(value.numel() for value in values.values())
+    values = {name: split(known, name, state) for name in names}
+    if reference is None:
+        changes = [value.counted for value in values.values()]
+    else:
+        changes = [value.learned - split(known, name, reference).learned for name, value in values.items()]
+    total = sum(float(change.abs().sum()) for change in changes)
+    slack = torch.finfo(torch.float64).eps * sum(change.numel() for change in changes)
     return exact(total, slack, "(1,1) norm of the distance")
 
 

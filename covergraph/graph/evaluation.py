@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
 from covergraph.graph.dispatch import unguarded
-from covergraph.tracers.precision import doubled
+from covergraph.graph.held import SPECIAL
+from covergraph.graph.precision import doubled
 
 
 def as_module(model: Any) -> nn.Module:
@@ -109,10 +110,6 @@ def _doubled_attributes(module: nn.Module, registered: Collection[int]) -> dict[
         return value if id(value) in registered else doubled(value.detach()).requires_grad_(value.requires_grad)
 
     return {key: pytree.tree_map_only(Tensor, double, value) for key, value in plain.items()}
-
-
-SPECIAL = frozenset(vars(nn.Module()))
-"""What every module has."""
 
 
 @contextmanager
