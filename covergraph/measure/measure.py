@@ -244,12 +244,12 @@ def _check_pass(
                 found = losses(bound, values[graph.output], moved)
                 _require_separate(moved, found, bound, values[graph.output])
                 size += float(found.abs().sum())
-            if own is not None:
-                result = own(batch.inputs, batch.start)
+            result = own(batch)
+            if result is not None:
                 done = Evaluated(moved.inputs, values[graph.output], undefined(conditions, len(batch)))
                 require_same_function(graph, context, done, result, batch.start)
             if init_model is not None and batch.start == 0:
-                require_same_constants(graph, model, init_model, moved.inputs, where)
+                require_same_constants(graph, model, init_model, batch, where)
     if duplicates == "refuse":
         again.require_chance()
     return FirstPass(seen, order.digest(), size / seen.n, again.count())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from covergraph.errors import ForeignModelError
 from covergraph.graph.computation_graph import ComputationGraph
@@ -19,6 +20,7 @@ from covergraph.graph.evaluation import as_module, evaluation_copy
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.interpreter import Context
 from covergraph.graph.precision import real_numbers
+from covergraph.measure.loader import Batch
 from covergraph.measure.rounding import rounding_of_output
 
 RELATIVE = 1e-9
@@ -37,39 +39,53 @@ def require_same_weights(graph: ComputationGraph, model: Any) -> None:
 
 
 @contextmanager
-def own_function(graph: ComputationGraph, model: Any) -> Iterator[Callable[[Sequence[Tensor], int], Any] | None]:
-    """The model itself, as a function of inputs and of their first sample's number; one float64 copy for all batches.
+def own_function(graph: ComputationGraph, model: Any) -> Iterator[Callable[[Batch], Any]]:
+    """The model itself, as a function of batches; one float64 copy for all of them.
 
-    In eval mode, over the real numbers: as it was traced. None for a state without a module, and for a model that
-    cannot be called with the loader's tensors alone (it was traced with other arguments, too): it is known by its
-    weights only.
+    In eval mode, over the real numbers: as it was traced. It gives None for a state without a module, and for a model
+    that cannot be called with the loader's tensors alone (it was traced with other arguments, too): it is known by
+    its weights only.
     """
     if not isinstance(model, (torch.nn.Module, torch.export.ExportedProgram)):
-        yield None
+        yield lambda batch: None
         return
     with evaluation_copy(as_module(model)) as copied:
         yield function_of(graph, copied)
 
 
-def function_of(graph: ComputationGraph, model: torch.nn.Module) -> Callable[[Sequence[Tensor], int], Any] | None:
-    """A module in float64 as a function of inputs and of their first sample's number; None if they do not fit."""
+def function_of(graph: ComputationGraph, model: torch.nn.Module) -> Callable[[Batch], Any]:
+    """A module in float64 as a function of batches, called as the loader gave them; None where they do not fit."""
     names = [node.name for node in graph.inputs]
     signature = inspect.signature(model.forward)
     own = {name for name, p in signature.parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     by_name = own.issuperset(names) and _fits(signature, (), dict.fromkeys(names))
     by_name = by_name and not isinstance(model, torch.fx.GraphModule)
-    if not by_name and not _fits(signature, names, {}):  # an exported GraphModule keeps to the places of its export
-        return None
+    by_place = _fits(signature, names, {})  # an exported GraphModule keeps to the places of its export
     where = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
-    def call(inputs: Sequence[Tensor], start: int) -> Any:
-        moved = [x.to(where, torch.float64 if x.is_floating_point() else x.dtype).clone() for x in inputs]
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(where, torch.float64 if leaf.is_floating_point() else leaf.dtype).clone()
+
+    def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if batch.call is not None and _fits(signature, batch.call.args, batch.call.kwargs):
+            return batch.call.args, batch.call.kwargs
+        if by_name:
+            return (), dict(zip(names, batch.inputs, strict=True))
+        return (batch.inputs, {}) if by_place else None
+
+    def call(batch: Batch) -> Any:
+        given = arguments(batch)
+        if given is None:
+            return None
+        args, kwargs = pytree.tree_map(move, given)
         try:
             with torch.no_grad(), real_numbers(), sdpa_kernel(SDPBackend.MATH):
-                return model(**dict(zip(names, moved, strict=True))) if by_name else model(*moved)
+                return model(*args, **kwargs)
         except Exception as error:  # the user's code
             raise ForeignModelError(
-                f"measure: the model fails on the batch of {len(moved[0])} samples that starts at sample {start} "
+                f"measure: the model fails on the batch of {len(batch)} samples that starts at sample {batch.start} "
                 f"({type(error).__name__}: {error}); it must run on the loader's batches as it did on the example"
             ) from error
 

@@ -14,6 +14,7 @@ from covergraph.graph.evaluation import as_module, evaluation_copy
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.shaking import shake_weights
 from covergraph.measure.constants import differing_constants, unwrapped
+from covergraph.measure.loader import Batch, first_samples
 from covergraph.measure.model import Evaluated, distance_beyond_rounding, function_of
 
 STATISTICS = ("running_mean", "running_var")
@@ -159,7 +160,7 @@ def _statistics(graph: ComputationGraph, start: Mapping[str, Tensor]) -> Iterato
 
 
 def require_same_constants(
-    graph: ComputationGraph, model: Any, init_model: Any, inputs: Sequence[Tensor], where: torch.device
+    graph: ComputationGraph, model: Any, init_model: Any, batch: Batch, where: torch.device
 ) -> None:
     """Raise `ParameterError` if the reference network has other constants than the trained one.
 
@@ -178,10 +179,10 @@ def require_same_constants(
         if words:
             raise error
         return
-    few = [x[:SAMPLES] for x in inputs]
+    few = first_samples(batch, SAMPLES)
     with evaluation_copy(as_module(init_model)) as copied:
         call = function_of(graph, copied)
-        if call is None:
+        if call(few) is None:
             if words:
                 raise error
             return
@@ -189,7 +190,7 @@ def require_same_constants(
             if shaken:
                 with torch.no_grad(), torch.random.fork_rng():
                     shake_weights(copied)
-            if _differs(graph, copied, call(few, 0), few, where):
+            if _differs(graph, copied, call(few), [x.to(where) for x in few.inputs], where):
                 raise error
 
 
