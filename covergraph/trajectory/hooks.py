@@ -149,7 +149,8 @@ def _install_scale(kind: Any) -> None:
             inverse = self._scale.detach().double().reciprocal()  # a copy: update() changes the scale in place
             for value in tree_leaves(result):
                 if isinstance(value, Tensor) and value.requires_grad:
-                    value.register_hook(functools.partial(_tell_scale, self, inverse))
+                    tell = functools.partial(_tell_scale, self, inverse)
+                    value.register_hook(tell)  # type: ignore[no-untyped-call]
         return result
 
     scale._covergraph = original  # type: ignore[attr-defined]

@@ -51,7 +51,8 @@ class Passes:
         self.given: Tensor | None = None
         self.scaler: object = None
         self._of_pass: object = None
-        watch.on_begin, watch.on_end, watch.on_scale = map(guard, (self._begin, self._end, self._on_scale))
+        watch.on_begin, watch.on_end = guard(self._begin), guard(self._end)
+        watch.on_scale = guard(self._on_scale)
         if watch.depth:  # the first forward pass with gradients is that of a checkpoint
             self._begin()
 
@@ -229,7 +230,9 @@ class Passes:
             self.arrived = gradient.detach()
 
     def _on_accumulated(self, parameter: Tensor) -> None:
-        """The gradient has arrived: a bias that was frozen after the forward pass is not told so."""
+        """The gradient has arrived, unless the bias was frozen after the forward pass."""
+        if not parameter.requires_grad:
+            return
         self.accumulated = True
         self.version = -1 if parameter.grad is None else parameter.grad._version
         if self.counts and self.arrived is not None:

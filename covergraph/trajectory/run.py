@@ -207,7 +207,7 @@ class Run:
     def _compare(self, row: int) -> None:
         """‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the step, if the bias is not shared."""
         assert self.layer is not None and self.spectrum is not None
-        pulled = self.passes.now.pulled
+        pulled = None if self.passes.tally.lacks_pulls else self.passes.now.pulled
         if self.layer.shared == 1 and self.watched.ordered and pulled is not None and self.passes.now.gradients:
             difference = self.spectrum.transposed(self.buffers.gradient_rows[row]).sub(pulled)
             torch.linalg.vector_norm(difference, dtype=torch.float64, out=self.buffers.slots[row]["apart"])

@@ -40,6 +40,11 @@ class Tally:
         self.inverse: Tensor | None = None
         self._before, self._numbers = Seen(), torch.empty_like(buffers.numbers[0])
 
+    @property
+    def lacks_pulls(self) -> bool:
+        """∂ℓ/∂h was not made for each sample, as by backward(inputs=[b])."""
+        return self.now.inner < self.now.samples
+
     def begin(self) -> None:
         """A backward pass begins."""
         now, self.inverse = self.now, None
@@ -65,7 +70,10 @@ class Tally:
     def finish(self) -> Seen:
         """At the end of a step: what was seen, with the rest of its row filled in."""
         slots, fresh = self.buffers.slots[self.row], self.now.written
-        if self.now.pulled is not None and self.now.inner > 1:  # of one sample it is in pulls
+        if self.lacks_pulls:
+            self.stale |= {"pull", "pulls"}
+            fresh -= {"pulls"}
+        elif self.now.pulled is not None and self.now.inner > 1:  # of one sample it is in pulls
             torch.linalg.vector_norm(self.now.pulled, dtype=torch.float64, out=slots["pull"])
         if not self.now.gradients:
             self.buffers.gradient_rows[self.row].zero_()
