@@ -225,8 +225,8 @@ def test_what_other_packages_wrap_around_an_optimizer_is_taken_off() -> None:
 
 
 REFUSED: list[tuple[int, dict[str, Any], str]] = [
-    (2, {}, "2 optimizers"), (1, {"model": "absent"}, "no module 'absent'.*'net'"), (1, {"wrong": 1}, "argument 'wrong'"),
-    (1, {"layer": "absent"}, "no parameter 'absent'"),
+    (2, {}, "2 optimizers"), (1, {"model": "absent"}, "no module 'absent'.*'net'"),
+    (1, {"wrong": 1}, "argument 'wrong'"), (1, {"layer": "absent"}, "no parameter 'absent'"),
 ]
 
 
