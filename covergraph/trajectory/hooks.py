@@ -73,11 +73,11 @@ class BackwardWatch:
         self.on_end: Callable[[], None] | None = None
         self.on_scale: Callable[[Tensor, object], None] | None = None
 
-    def begin(self, tensors: Any) -> None:
+    def begin(self, tensors: Any, weights: Any = None) -> None:
         """A backward pass begins, perhaps inside of another one, as for checkpointed activations."""
         self.depth += 1
         if self.depth == 1:
-            self.loss, self.begun = _scalar(tensors), self.begun + 1
+            self.loss, self.begun = _scalar(tensors, weights), self.begun + 1
             if self.on_begin is not None:
                 self.on_begin()
 
@@ -119,7 +119,7 @@ def _install() -> None:
         try:
             for watch in watches:
                 told += 1
-                watch.begin(tensors)
+                watch.begin(tensors, args[0] if args else kwargs.get("grad_tensors"))
             original(tensors, *args, **kwargs)
         finally:
             for watch in watches[:told]:
@@ -164,7 +164,12 @@ def _tell_scale(scaler: object, inverse: Tensor, gradient: Tensor) -> None:
             watch.on_scale(inverse, scaler)
 
 
-def _scalar(tensors: Any) -> Tensor | None:
-    """The only tensor, if it has one entry."""
-    single = tensors[0] if isinstance(tensors, (tuple, list)) and len(tensors) == 1 else tensors
-    return single.detach().squeeze() if isinstance(single, Tensor) and single.numel() == 1 else None
+def _scalar(tensors: Any, weights: Any) -> Tensor | None:
+    """What is differentiated, Σ w_k ℓ_k, if each ℓ_k has one entry."""
+    several = list(tensors) if isinstance(tensors, (tuple, list)) else [tensors]
+    factors = list(weights) if isinstance(weights, (tuple, list)) else [weights] * len(several)
+    if not several or any(not isinstance(t, Tensor) or t.numel() != 1 for t in several):
+        return None
+    losses = [t.detach().squeeze() for t in several]
+    weighted = [t if w is None else t * w.detach().squeeze() for t, w in zip(losses, factors, strict=False)]
+    return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()

@@ -30,7 +30,8 @@ class Passes:
     trained at the forward pass and gets a gradient of its own; what came of backward passes whose gradients were zeroed
     without a step is forgotten. `ignores`: passes are not counted, as those of a closure that runs again. `size`: ‖h‖
     in the forward pass under way, of one sample. `coarse`: the relative rounding of W under autocast. `given`: the
-    model's input in the first pass, if h is said to be a reordering of it. `scaler`: what has scaled a loss.
+    model's input in the first pass, if h is said to be a reordering of it. `scaler`: what has scaled a loss. `owner`:
+    the module that holds the bias. `left`: the gradient that the last step left behind.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Passes:
         self.tally = Tally(buffers)
         self.measures, self.ignores, self.counts = watched.module is not None, False, False
         self.version, self.accumulated = -1, False
+        self.owner: nn.Module | None = None
+        self.left: tuple[int, int] | None = None
         self.arrived: Tensor | None = None
         self.slot: tuple[int, ...] | None = None
         self.met = False
@@ -62,6 +65,12 @@ class Passes:
         return self.tally.now
 
     @property
+    def trains(self) -> bool:
+        """Whether a forward pass at this point is one with the bias itself, and may train it."""
+        own = self.owner is None or self.owner._parameters.get(self.watched.bias.rpartition(".")[2]) is self.bias
+        return torch.is_grad_enabled() and self.bias.requires_grad and own and not transformed()
+
+    @property
     def versions(self) -> tuple[int, int]:
         """Counts the changes of W and b."""
         return -1 if self.weight is None else self.weight._version, self.bias._version
@@ -76,7 +85,7 @@ class Passes:
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer is about to run: its input is passed on by an alias that tells its gradient."""
-        if not (torch.is_grad_enabled() and self.bias.requires_grad):
+        if not self.trains:
             return None
         place, h = first_tensor(args, kwargs, self.watched.name)
         if h.shape[1:] != self.slot:
@@ -97,7 +106,7 @@ class Passes:
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         """The model has run."""
-        if not (torch.is_grad_enabled() and self.bias.requires_grad):
+        if not self.trains:
             return
         size, self.size = self.size, None
         output = chosen(result, self.output)
@@ -135,12 +144,13 @@ class Passes:
 
     def finish(self) -> Seen:
         """At the end of a step: what was seen, with the rest of its row filled in."""
-        self.accumulated = False
+        self.accumulated, self.left = False, _mark(self.bias.grad)
         return self.tally.finish()
 
     def require_seen(self) -> None:
         """Raise `TrajectoryError` if gradients came by a way that is not watched."""
-        if self.accumulated and not self.now.gradients:
+        grad, unseen = self.bias.grad, self.bias.requires_grad and not self.now.gradients
+        if unseen and grad is not None and (self.accumulated or (_mark(grad) != self.left and bool(grad.any()))):
             raise TrajectoryError(
                 f"trajectory: {self.watched.bias!r} has a gradient that came neither by loss.backward() nor by "
                 "torch.autograd.backward(), expected one of these inside of the recorder's `with`; call loss.backward()"
@@ -241,6 +251,16 @@ class Passes:
             if self.watch.loss is not None:
                 self.tally.add_loss(self.watch.loss)
                 self.watch.loss = None  # once for each backward()
+
+
+def transformed() -> bool:
+    """Whether torch.func.grad, vmap and the like run: what passes by then is none of the training's."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _mark(gradient: Tensor | None) -> tuple[int, int] | None:
+    """What changes with a gradient, without keeping it alive."""
+    return None if gradient is None else (gradient.data_ptr(), gradient._version)
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[int | str, Tensor]:

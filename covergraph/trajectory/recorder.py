@@ -22,7 +22,7 @@ from covergraph.trajectory.file import Store
 from covergraph.trajectory.guard import Guard
 from covergraph.trajectory.hooks import BackwardWatch, Hook, silenced
 from covergraph.trajectory.layer import Watched, first_layer, named_layer
-from covergraph.trajectory.passes import chosen
+from covergraph.trajectory.passes import chosen, transformed
 from covergraph.trajectory.run import Run
 from covergraph.trajectory.steps import Steps
 from covergraph.trajectory.trajectory import Trajectory
@@ -156,7 +156,8 @@ class Recorder(ABC):
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The first forward pass with gradients in which the bias is trained sets the other hooks."""
-        if not torch.is_grad_enabled():
+        stands_in = any(not isinstance(p, nn.Parameter) for p in self.model.parameters())  # torch.func.functional_call
+        if not torch.is_grad_enabled() or transformed() or stands_in:
             return None
         if self._watched is None:
             self._require_file()

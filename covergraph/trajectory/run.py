@@ -44,6 +44,7 @@ class Run:
         self.group = facts.group_of(optimizer, self.bias, watched.bias)
         self.buffers = Buffers(self.bias, options.flush)
         self.passes = Passes(watched, self.bias, self.weight, self.buffers, watch, options.every, options.output, guard)
+        self.passes.owner = model.get_submodule(watched.bias.rpartition(".")[0])
         self.step, self.blocks, self.versions = 0, 0, (-1, -1)
         self.alphas, self.samples = [math.nan] * self.buffers.length, [0] * self.buffers.length
         self.spectrum: Spectrum | None = None
@@ -113,11 +114,9 @@ class Run:
             self.setting = replace(self.setting, closures=True)
         row = self.row
         self.buffers.bias_rows[row].copy_(self.bias.detach())
-        measured = self.passes.measures
-        seen = self.passes.finish()
+        measured, seen = self.passes.measures, self.passes.finish()
         self.samples[row] = seen.samples
-        elsewhere = seen.versions - {self.versions}  # the gradient is of another W or b
-        if measured and (seen.inner != seen.samples or elsewhere):
+        if measured and (seen.inner != seen.samples or seen.versions - {self.versions}):  # of another W or b
             self.setting = replace(self.setting, once=False)
         self.step += 1
         self._aim()

@@ -89,6 +89,11 @@ class Steps:
                 "model.forward(x), and give the recorder the module that is called; if torch.compile has compiled it "
                 "already, call torch.compiler.reset() first"
             )
+        if self.watch.depth:
+            raise TrajectoryError(
+                "trajectory: the optimizer steps inside of backward(), so that there is no one W^t, expected "
+                "loss.backward(), then optimizer.step(); take the step after the backward pass"
+            )
         self._measured = False
         skips = getattr(self.optimizer, "found_inf", None)  # a gradient scaler leaves it to a fused optimizer to skip
         if self.run is not None and not (isinstance(skips, Tensor) and bool(skips.any())):

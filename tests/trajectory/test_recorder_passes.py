@@ -169,6 +169,37 @@ def groups_and_schedules(model: nn.Module, optimizer: Any, truth: Truth) -> None
         optimizer.zero_grad()
 
 
+def passes_with_other_parameters(model: nn.Module, optimizer: Any, truth: Truth) -> None:
+    """functional_call with what is not trained, and the transforms of torch.func, before, in between and within."""
+    def call(parameters: Any, x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, parameters, (x,)).square().sum()
+
+    for x, y in data():
+        own = dict(model.named_parameters())
+        others = {name: (p.detach() + 0.1).requires_grad_() for name, p in own.items()}
+        call(others, x).backward()
+        torch.func.vmap(torch.func.grad(call), in_dims=(None, 0))(own, x[:, None])
+        torch.func.jacrev(lambda h: model(h))(x)
+        optimizer.zero_grad()
+        truth.passes(x, lambda f, y=y: mse(f, y))
+        call(own, x)  # never differentiated
+        (mse(model(x), y) + 0 * call(others, x)).backward()
+        torch.func.hessian(lambda h, own=own: call(own, h))(x[:1])
+        truth.steps(optimizer.step)
+
+
+def weighted_losses(model: nn.Module, optimizer: Any, truth: Truth) -> None:
+    """torch.autograd.backward of several losses, with weights of their own."""
+    for x, y in data():
+        optimizer.zero_grad()
+        truth.passes(x, lambda f, y=y: 3 * mse(f, y))
+        truth.passes(2 * x, lambda f: -f.sum())
+        torch.autograd.backward([mse(model(x), y), model(2 * x).sum()], [torch.tensor(3.0), torch.tensor(-1.0)])
+        truth.passes(x, lambda f: 0.5 * f.square().sum())
+        model(x).square().sum().backward(torch.tensor(0.5))
+        truth.steps(optimizer.step)
+
+
 def errors_that_the_loop_survives(model: nn.Module, optimizer: Any, truth: Truth) -> None:
     """In a backward pass, before and after the layer's gradient."""
     def fails(gradient: Tensor) -> None:
@@ -203,7 +234,7 @@ LOOPS = {
     **{
         loop.__name__: loop for loop in (
             passes_that_end_elsewhere, one_backward_of_both, retained, groups_and_schedules,
-            errors_that_the_loop_survives, frozen_at_first,
+            errors_that_the_loop_survives, frozen_at_first, passes_with_other_parameters, weighted_losses,
         )
     },
 }
@@ -259,15 +290,16 @@ def test_of_a_closure_that_runs_again_the_first_run_counts(kind: str) -> None:
         for t, (x, y) in enumerate(data()):
             truth.passes(x, lambda f, y=y: mse(f, y))
 
-            def closure(x: Tensor = x, y: Tensor = y, fails: bool = False) -> Tensor:
+            def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
                 optimizer.zero_grad()
                 loss = mse(model(x), y)
                 loss.backward()
-                return loss / 0 if fails else loss
+                return loss
 
             if t == 2:
-                with pytest.raises(TypeError):
-                    optimizer.step(lambda: None + closure())  # type: ignore[operator]
+                for fails in (lambda: 1 / 0, lambda run=closure: run() / "0"):
+                    with pytest.raises((ZeroDivisionError, TypeError)):
+                        optimizer.step(fails)
             truth.steps(lambda run=closure: optimizer.step(closure=run) if kind == "once" else optimizer.step(run))
 
     found = watch(loop, make)
@@ -294,6 +326,23 @@ def test_an_optimizer_that_moves_before_its_closure_is_refused() -> None:
         watch(loop, lambda model: Sharpness(model.parameters(), 0.1))
     with pytest.raises(TrajectoryError, match="has not run its closure"):
         watch(lambda m, o, t: (m(torch.ones(1, 5)), o.step(lambda: None)), Idle)  # type: ignore[arg-type]
+
+
+def test_gradients_that_no_backward_made_are_refused() -> None:
+    """They are assigned, or the step is taken while they are made."""
+    def assigned(model: nn.Module, optimizer: Any, truth: Truth) -> None:
+        parameters = list(model.parameters())
+        for p, gradient in zip(parameters, torch.autograd.grad(model(torch.ones(2, 5)).sum(), parameters), strict=True):
+            p.grad = gradient
+        optimizer.step()
+
+    def inside(model: nn.Module, optimizer: Any, truth: Truth) -> None:
+        model[0].bias.register_post_accumulate_grad_hook(lambda p: optimizer.step())
+        model(torch.ones(2, 5)).sum().backward()
+
+    for loop, match in ((assigned, "came neither by"), (inside, r"inside of backward\(\)")):
+        with pytest.raises(TrajectoryError, match=match):
+            watch(loop)
 
 
 class Idle(torch.optim.SGD):

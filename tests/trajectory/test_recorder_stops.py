@@ -87,7 +87,7 @@ def test_a_refusal_stops_the_recording_alone(name: str, in_file: bool, tmp_path:
         model = mlp(5, 4, 2)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         path = tmp_path / "run" if in_file else None
-        recorder = cg.TrajectoryRecorder(model, optimizer, path, flush=3, graph=graph())
+        recorder = cg.TrajectoryRecorder(model, optimizer, path, flush=2 if in_file else 3, graph=graph())
         if records:
             with warned(match), recorder:
                 loop(model, optimizer, steps, odd)
