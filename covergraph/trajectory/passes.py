@@ -30,8 +30,8 @@ class Passes:
     trained at the forward pass and gets a gradient of its own; what came of backward passes whose gradients were zeroed
     without a step is forgotten. `ignores`: passes are not counted, as those of a closure that runs again. `size`: ‖h‖
     in the forward pass under way, of one sample. `coarse`: the relative rounding of W under autocast. `given`: the
-    model's input in the first pass, if h is said to be a reordering of it. `scaler`: what has scaled a loss. `owner`:
-    the module that holds the bias. `left`: the gradient that the last step left behind.
+    model's input in the first pass, if h is said to be a reordering of it. `scaled`: a scaler has scaled a loss.
+    `owner`: the module that holds the bias. `left`: the gradient that the last step left behind.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Passes:
         self.size: Tensor | None = None
         self.coarse = 0.0
         self.given: Tensor | None = None
-        self.scaler: object = None
-        self._of_pass: object = None
+        self.scaled = False
+        self._scaler: object = None
         watch.on_begin, watch.on_end = guard(self._begin), guard(self._end)
         watch.on_scale = guard(self._on_scale)
         if watch.depth:  # the first forward pass with gradients is that of a checkpoint
@@ -155,7 +155,7 @@ class Passes:
                 f"trajectory: {self.watched.bias!r} has a gradient that came neither by loss.backward() nor by "
                 "torch.autograd.backward(), expected one of these inside of the recorder's `with`; call loss.backward()"
             )
-        if self.now.gradients and not self.now.samples:
+        if self.now.gradients and not self.now.versions:  # an output of no samples is read as well
             picked = "its output" if self.output is None else f"its output {self.output!r}"
             raise TrajectoryError(
                 f"trajectory: {self.watched.bias!r} has a gradient, and none has come through what the model returned "
@@ -207,7 +207,7 @@ class Passes:
 
     def _begin(self) -> None:
         """A backward pass begins; what came of others whose gradients are zeroed is forgotten."""
-        self.counts, self._of_pass = not self.ignores, None
+        self.counts, self._scaler = not self.ignores, None
         if self.counts:
             self.forget_zeroed()
             self.tally.begin()
@@ -220,12 +220,12 @@ class Passes:
     def _on_scale(self, inverse: Tensor, scaler: object) -> None:
         if not self.counts:
             return
-        if self._of_pass not in (None, scaler):
+        if self._scaler not in (None, scaler):
             raise TrajectoryError(
                 "trajectory: one backward() goes through losses that two gradient scalers have scaled, so that it has "
                 "no one scale; expected one scaler for each backward(); call backward() once for each"
             )
-        self.tally.inverse, self._of_pass, self.scaler = inverse, scaler, scaler
+        self.tally.inverse, self._scaler, self.scaled = inverse, scaler, True
 
     def _on_output_gradient(self, size: Tensor | None, versions: tuple[int, int], gradient: Tensor) -> None:
         if self.counts:

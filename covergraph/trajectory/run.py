@@ -79,8 +79,9 @@ class Run:
         self.versions = self.passes.versions
         if self.layer is None or self.passes.met:
             self._begin()
-        if self.row == 0 and facts.mixes(self.model):
-            self.setting = facts.learned(self.setting, "", True, None)
+        if self.row == 0:
+            facts.require_same(self.model, self.bias, self.watched.bias)
+            self.setting = facts.learned(self.setting, "", facts.mixes(self.model), None)
         device = self.bias.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             self._measure()
@@ -228,11 +229,10 @@ class Run:
             ends = self.spectrum.ends(columns["drift"], columns["frobenius"], gradients)
         if self.watched.kind == "identity":
             columns["frobenius"] = np.full(rows, math.sqrt(math.prod(self.watched.slot or ())))
-        mixing = facts.mixes(self.model)
         reason = facts.not_plain(self.optimizer, self.optimizer.param_groups[self.group])
-        learned = facts.learned(self.setting, reason, mixing, self._identity(columns, ends["top_upper"]))
-        scaled = learned.scaled or self.passes.scaler is not None
-        self.setting = replace(learned, outputs=self.passes.outputs, scaled=scaled)
+        identity = self._identity(columns, ends["top_upper"])
+        learned = facts.learned(self.setting, reason, facts.mixes(self.model), identity)
+        self.setting = replace(learned, outputs=self.passes.outputs, scaled=learned.scaled or self.passes.scaled)
         return columns | ends
 
     def _identity(self, columns: Mapping[str, Floats], top: Floats) -> float | None:

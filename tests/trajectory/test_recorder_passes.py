@@ -200,6 +200,16 @@ def weighted_losses(model: nn.Module, optimizer: Any, truth: Truth) -> None:
         truth.steps(optimizer.step)
 
 
+def empty_batches(model: nn.Module, optimizer: Any, truth: Truth) -> None:
+    """No samples are seen, by a loss that reads the output."""
+    for x, y in data():
+        optimizer.zero_grad()
+        truth.passes(x[:0], lambda f: f.sum())
+        model(x[:0]).sum().backward()
+        truth.steps(optimizer.step)
+        trains(model, optimizer, truth, x, y)
+
+
 def errors_that_the_loop_survives(model: nn.Module, optimizer: Any, truth: Truth) -> None:
     """In a backward pass, before and after the layer's gradient."""
     def fails(gradient: Tensor) -> None:
@@ -235,6 +245,7 @@ LOOPS = {
         loop.__name__: loop for loop in (
             passes_that_end_elsewhere, one_backward_of_both, retained, groups_and_schedules,
             errors_that_the_loop_survives, frozen_at_first, passes_with_other_parameters, weighted_losses,
+            empty_batches,
         )
     },
 }

@@ -69,9 +69,16 @@ def broken(model: nn.Sequential) -> None:
         torch.Tensor.view_as = kept  # type: ignore[method-assign]
 
 
+def replaced(model: nn.Sequential) -> None:
+    """Another layer in the place of the watched one, which trains no more."""
+    model[0] = nn.Linear(5, 4)
+    model(torch.randn(2, 5)).sum().backward()
+
+
 REFUSALS: dict[str, tuple[Callable[[nn.Sequential], None], str]] = {
     "hidden": (hidden, "none has come through"),
     "unbatched": (unbatched, "shape (5,), expected a batch in dim 0"),
+    "replaced": (replaced, "'0.bias' is another parameter than when recording began"),
     "broken": (broken, "RuntimeError: a fault"),
 }
 
@@ -87,7 +94,7 @@ def test_a_refusal_stops_the_recording_alone(name: str, in_file: bool, tmp_path:
         model = mlp(5, 4, 2)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         path = tmp_path / "run" if in_file else None
-        recorder = cg.TrajectoryRecorder(model, optimizer, path, flush=2 if in_file else 3, graph=graph())
+        recorder = cg.TrajectoryRecorder(model, optimizer, path, flush=2 if in_file else 4, graph=graph())
         if records:
             with warned(match), recorder:
                 loop(model, optimizer, steps, odd)
