@@ -147,6 +147,8 @@ def _install_scale(kind: Any) -> None:
         result = original(self, outputs)
         if self.is_enabled() and isinstance(getattr(self, "_scale", None), Tensor):
             inverse = self._scale.detach().double().reciprocal()  # a copy: update() changes the scale in place
+            if isinstance(outputs, Tensor) and isinstance(result, Tensor):  # the product may overflow in their type
+                result._covergraph = outputs.detach().double() / inverse.to(outputs.device)  # type: ignore[attr-defined]
             for value in tree_leaves(result):
                 if isinstance(value, Tensor) and value.requires_grad:
                     tell = functools.partial(_tell_scale, self, inverse)
@@ -170,6 +172,6 @@ def _scalar(tensors: Any, weights: Any) -> Tensor | None:
     factors = list(weights) if isinstance(weights, (tuple, list)) else [weights] * len(several)
     if not several or any(not isinstance(t, Tensor) or t.numel() != 1 for t in several):
         return None
-    losses = [t.detach().squeeze() for t in several]
+    losses = [getattr(t, "_covergraph", t.detach()).squeeze() for t in several]
     weighted = [t if w is None else t * w.detach().squeeze() for t, w in zip(losses, factors, strict=False)]
     return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()

@@ -395,6 +395,19 @@ def test_scaled_losses_are_divided_by_their_scale(fused: bool, scale: float) -> 
     assert not hasattr(torch.amp.GradScaler.scale, "_covergraph")
 
 
+def test_a_scaled_loss_that_overflows_in_half_precision_is_known() -> None:
+    """Its gradients are finite; the loss is the half precision number, off by 2^-11 of it at most."""
+    model, x = mlp(5, 4, 2), torch.randn(3, 5)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), 1e-6), torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    with cg.TrajectoryRecorder(model, optimizer, graph=graph(), strict=True) as recorder:
+        loss = 100 + model(x).square().sum()
+        scaled = scaler.scale(loss.half())
+        scaled.backward()
+        scaler.step(optimizer)
+    assert scaled.isinf() and np.isfinite(recorder.trajectory["gradient"]).all()
+    assert abs(recorder.trajectory["loss"][0] - float(loss.detach())) <= 2**-11 * float(loss.detach())
+
+
 def test_two_scalers_in_one_pass_are_refused() -> None:
     scalers = [torch.amp.GradScaler("cpu", init_scale=s) for s in (2.0, 4.0)]
 
