@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from covergraph import kinds
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
@@ -57,6 +58,7 @@ def analyze(
     loss: Loss | None = None,
     mode: Mode = "minimal",
     output: Any = None,
+    trust_init: bool = False,
     device: torch.device | str | None = None,
     exact: bool = False,
     fill: bool = False,
@@ -74,7 +76,9 @@ def analyze(
 
     `model`: a module, or an `ExportedProgram` with a dynamic batch. `loader` yields (inputs, labels), or mappings with
     labels, of the whole training sample, unaugmented, each sample once; a Dataset or a pair of arrays will do, and
-    `batch_to` turns odd batches into (inputs, labels). `init_model`: the weights before training, if known.
+    `batch_to` turns odd batches into (inputs, labels). `init_model`: the weights before
+    training, if known; `trust_init`: also if they are the model's own, or hold statistics of a BatchNorm, for you know
+    that they do not depend on the sample.
 
     Norms of Jacobians: small ones are formed, of others the upper end is within `width` of the lower one, from random
     starts that fail with probability `failure` (Lemma 21). `exact` forms all; `fill` bounds all by products along edges
@@ -85,6 +89,11 @@ def analyze(
     With probability at least 1 - delta over the sample, less `failure` over the random starts if there were any, the
     certificate's value bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
+    kinds.require(
+        "analyze", kinds.ANALYZING, init_model=init_model, delta=delta, loss=loss, exact=exact, fill=fill, width=width,
+        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, condition_quantile=condition_quantile,
+        progress=progress, batch_to=batch_to,
+    )
     check_delta(delta)
     model = as_module(model)
     loader = as_batches(loader)
@@ -93,8 +102,8 @@ def analyze(
         graph = trace(model, *call, output=output)
     bound = derive(augment(graph, loss, mode))
     measurements = measure(
-        bound, model, loader, init_model=init_model, device=device, exact=exact, fill=fill, width=width,
-        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, progress=progress,
+        bound, model, loader, init_model=init_model, trust_init=trust_init, device=device, exact=exact, fill=fill,
+        width=width, failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, progress=progress,
         batch_to=batch_to, duplicates=duplicates,
     )
     parameters = choose(bound, measurements, condition_quantile=condition_quantile)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from covergraph.bound.derive import Bound
 from covergraph.errors import CovergraphError
 from covergraph.graph.augmented import Mode
 from covergraph.graph.binding import fits, inner_signature
+from covergraph.loading import load_model, require_file, require_folder
 from covergraph.measure.reading import LABELS
 from covergraph.models.demo import NETWORKS, DemoNetwork
 from covergraph.models.digits import load_digits
@@ -34,7 +34,7 @@ from covergraph.report.drawing import draw
 from covergraph.report.plots import plot_comparison
 from covergraph.report.terminal import release_lipschitz_text
 from covergraph.report.write import Report, write_report
-from covergraph.tracers import as_module, trace_report
+from covergraph.tracers import trace_report
 
 BATCH = 256
 COLUMNS = 3
@@ -93,6 +93,7 @@ def demo(
     if unknown:
         raise typer.BadParameter(f"the network is {unknown[0]!r}, expected one of {', '.join(NETWORKS)}")
     chosen = [NETWORKS[name] for name in dict.fromkeys(network or NETWORKS)]
+    require_folder(out)
     train, test = load_digits()
     if quick:
         train = TensorDataset(*(tensor[:200] for tensor in train.tensors))
@@ -130,10 +131,14 @@ def report(
         str, typer.Argument(help="package.module:factory, which returns a model or (model, initial model); or FILE.pt2")
     ],
     data: Annotated[str, typer.Option(help="digits, or an .npz file of arrays: y or labels, and inputs.")] = "digits",
-    weights: Annotated[Path | None, typer.Option(help="State dict that torch.save wrote.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="State dict or checkpoint that torch.save wrote.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("covergraph-report"),
     delta: Annotated[float, typer.Option(help="The certificate may fail with this probability.")] = 0.05,
     mode: Annotated[str, typer.Option(help="minimal or paper.")] = "minimal",
+    trust_init: Annotated[
+        bool,
+        typer.Option("--trust-init", help="The initial model does not depend on the sample, whatever it looks like."),
+    ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Form all Jacobians: no random starts.")] = False,
     fill: Annotated[bool, typer.Option("--fill", help="Bound Jacobian norms along edges: cheap, but larger.")] = False,
     width: Annotated[float, typer.Option(help="The largest upper/lower end of a Jacobian norm.")] = 1.01,
@@ -153,14 +158,15 @@ def report(
     console = _console()
     if mode not in get_args(Mode):
         raise typer.BadParameter(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
+    require_folder(out)
     network, initial = load_model(model, weights)
     sample = load_sample(data, network)
     start = time.perf_counter()
     with _readable_errors():
         loader = DataLoader(sample, batch_size=BATCH)
         analysis = analyze(
-            network, loader, init_model=initial, delta=delta, mode=cast(Mode, mode), exact=exact, fill=fill,
-            width=width, memory=memory * 2**20, checkpoint=checkpoint, budget=budget,
+            network, loader, init_model=initial, trust_init=trust_init, delta=delta, mode=cast(Mode, mode),
+            exact=exact, fill=fill, width=width, memory=memory * 2**20, checkpoint=checkpoint, budget=budget,
             duplicates=cast(Any, duplicates),
         )
         row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)
@@ -174,7 +180,7 @@ def trace_command(
     data: Annotated[
         str, typer.Option(help="digits (images 1 x 8 x 8), or an .npz file of arrays: the inputs, and perhaps labels.")
     ] = "digits",
-    weights: Annotated[Path | None, typer.Option(help="State dict that torch.save wrote.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="State dict or checkpoint that torch.save wrote.")] = None,
     output: Annotated[str | None, typer.Option(help="Which output, if there are several.")] = None,
     block: Annotated[list[str] | None, typer.Option(help="Module path to show as one node; may be repeated.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge chains of operations without parameters.")] = False,
@@ -184,6 +190,8 @@ def trace_command(
     console = _console()
     if picture is not None and picture.suffix.lstrip(".") not in FORMATS:
         raise typer.BadParameter(f"the picture is {str(picture)!r}, expected a name that ends in {', '.join(FORMATS)}")
+    if picture is not None:
+        require_file(picture)
     network, _ = load_model(model, weights)
     args, kwargs = load_example(data, network)
     with _readable_errors():
@@ -197,41 +205,6 @@ def trace_command(
         if picture is not None:
             draw(graph).savefig(picture, dpi=150)
             console.print(f"picture: {picture}", soft_wrap=True)
-
-
-def load_model(source: str, weights: Path | None) -> tuple[nn.Module, nn.Module | None]:
-    """The model and, if known, the model before training. Raises `typer.BadParameter` with what is wrong."""
-    made = _load_exported(Path(source)) if source.endswith(".pt2") else _call_factory(source)
-    network, initial = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(network, nn.Module) or not isinstance(initial, nn.Module | None):
-        raise typer.BadParameter(f"{source} gave {type(made).__name__}, expected a torch module or a pair of them")
-    if weights is not None:
-        try:
-            network.load_state_dict(torch.load(weights, weights_only=True))
-        except Exception as reason:  # torch raises many types here
-            raise typer.BadParameter(f"the weights {weights} do not fit {source}: {reason}") from None
-    return network, initial
-
-
-def _load_exported(path: Path) -> nn.Module:
-    if not path.is_file():
-        raise typer.BadParameter(f"there is no file {path}")
-    try:
-        return as_module(torch.export.load(path))
-    except Exception as reason:  # torch raises many types here
-        raise typer.BadParameter(f"{path} is no file of torch.export.save: {reason}") from None
-
-
-def _call_factory(source: str) -> Any:
-    module, _, name = source.partition(":")
-    if not module or not name:
-        raise typer.BadParameter(f"the model is {source!r}, expected package.module:factory or a file .pt2")
-    sys.path.insert(0, "")
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as reason:
-        raise typer.BadParameter(f"cannot find {source}: {reason}") from None
-    return factory()
 
 
 def load_sample(source: str, network: nn.Module | None = None) -> Dataset[Any]:

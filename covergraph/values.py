@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["exact", "certified"]
-"""exact: the value up to rounding in double precision; certified: [lower, upper] encloses the value, as exactly.
+"""exact: a closed form, up to a few roundings in double precision; certified: [lower, upper] encloses the value.
 
-The ends enclose the rounding of the norm itself. The entries of its matrix are taken as computed in double precision;
-the certificate allows for a relative error of 1e-9 of each sample's norms (`bound.rademacher.ROUNDING`)."""
+The ends hold at the sample's values as double precision gave them, and enclose the rounding of derivatives, products
+and norms (Lemma 23). For that of the values themselves the certificate allows a relative error of 1e-9 of each sample's
+norms (`bound.rademacher.ROUNDING`)."""
 
 Pair = tuple[str, str]
 """(w, a): the total derivative D_{w<-a} of node w with respect to node a."""
@@ -66,7 +67,7 @@ class LayerSize:
     bias: Measurement | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurements:
     """Everything that was measured on one model and one sample; all n samples were measured.
 
@@ -78,7 +79,8 @@ class Measurements:
     starts (Lemma 21; 0 if there were none); `width`: what upper/lower was aimed at. `ways`: how each pair was measured;
     `steps`: of Lanczos, all samples together. `curve`: with a time budget, the bound against the seconds spent. Of
     very many samples and pairs `pair_values` is empty: then only the largest norms are known. `repeated`: samples that
-    are exact copies of earlier ones, and count as independent all the same.
+    are exact copies of earlier ones, and count as independent all the same. `assumed`: what the certificate supposes
+    of the reference and of constants, beyond what holds for every model.
     """
 
     n: int
@@ -102,7 +104,16 @@ class Measurements:
     ways: Mapping[Pair, str] = field(repr=False, default_factory=dict)
     steps: Mapping[Pair, int] = field(repr=False, default_factory=dict)
     curve: tuple[CurvePoint, ...] = field(repr=False, default=())
+    assumed: tuple[str, ...] = field(repr=False, default=())
     repeated: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        """All that was measured is the same, to the last bit."""
+        if not isinstance(other, Measurements):
+            return NotImplemented
+        return all(same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         random = f" (width {self.width:g}, failure {self.failure:g})"
@@ -166,3 +177,12 @@ class Parameters:
     rho: Mapping[str, float] = field(default_factory=dict)
     shared: Mapping[str, float] = field(default_factory=dict)
     condition_quantile: float | None = None
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality of values that may hold arrays."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other, equal_nan=True)
+    return bool(one == other)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from covergraph import __version__
 from covergraph.api import Analysis, analyze
-from covergraph.cli import app, load_model, load_sample
+from covergraph.cli import app, load_sample
+from covergraph.loading import load_model, load_weights
 from covergraph.report.write import FILES
 
 FACTORIES = """
@@ -24,6 +25,12 @@ def plain():
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
 
 def pair():
+    start = plain()
+    with torch.no_grad():
+        start[0].weight.mul_(0.5)
+    return plain(), start
+
+def same():
     return plain(), plain()
 
 def relu():
@@ -49,6 +56,15 @@ def steps():
 
 def nothing():
     return 3
+
+def sized(width):
+    return nn.Linear(6, width)
+
+def broken():
+    raise ValueError("no weights")
+
+number = 3
+made = plain()
 """
 
 
@@ -67,6 +83,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(tmp_path / "two.npz", image=x, bias=x[:, :3])
     np.savez(tmp_path / "labels.npz", x=x, y=np.full(30, 7))
     np.savez(tmp_path / "short.npz", x=x, y=np.zeros(29, dtype=int))
+    np.savez(tmp_path / "copies.npz", x=np.concatenate([x, x]), y=np.zeros(60, dtype=int))
+    np.savez(tmp_path / "scalar.npz", x=x, y=np.float64(1))
+    (tmp_path / "faulty.py").write_text("1 / 0")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "other.pt")
+    torch.save({"0.weight": torch.zeros(5, 7), "0.bias": torch.zeros(5), "2.weight": torch.zeros(3, 5),
+                "2.bias": torch.zeros(3)}, tmp_path / "wide.pt")
+    torch.save("weights", tmp_path / "text.pt")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pt")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -120,6 +144,14 @@ def test_report_of_a_network_of_one_s_own(folder: Path) -> None:
     assert "99 %" in result.output and "own_networks:pair" in result.output
     text = (folder / "own" / "report.tex").read_text()
     assert "weights before training" in text and r"own\_networks:pair" in text
+
+
+def test_report_takes_the_user_s_word_for_the_initial_weights(folder: Path) -> None:
+    start = ("report", "own_networks:same", "--data", "data.npz", "--out", "own", "--no-pdf")
+    result = invoke(*start)
+    assert result.exit_code == 2 and "trust_init=True" in result.output
+    result = invoke(*start, "--trust-init")
+    assert result.exit_code == 0 and "This supposes that the reference" in " ".join(result.output.split())
 
 
 def test_report_in_paper_mode_without_initial_weights(folder: Path) -> None:
@@ -185,6 +217,7 @@ def test_trace_shows_the_graph_and_draws_it(folder: Path) -> None:
         (["own_networks:relu", "--picture", "a.xyz"], "ends in png, pdf, svg"),
         (["own_networks:relu", "--data", "missing.npz"], "expected 'digits' or an .npz file"),
         (["missing.pt2"], "there is no file"),
+        (["own_networks:plain", "--picture", "missing/g.png"], "lies in missing, which is no folder"),
         (["own_networks:relu"], "fails on the example"),
     ],
 )
@@ -213,7 +246,21 @@ def test_samples_keep_integers_and_take_floats_in_the_models_precision(folder: P
         (["own_networks:plain", "--data", "nothing.npz"], "expected 'digits' or an .npz file"),
         (["own_networks:plain", "--data", "short.npz"], "arrays of {'x': 30, 'y': 29} rows"),
         (["own_networks:plain", "--data", "data.npz", "--mode", "fast"], "expected one of minimal, paper"),
-        (["own_networks:plain", "--weights", "data.npz"], "do not fit"),
+        (["own_networks:plain", "--weights", "data.npz"], "cannot be read"),
+        (["own_networks:plain", "--weights", "missing.pt"], "where there is no file"),
+        (["own_networks:plain", "--weights", "other.pt"], "they lack '0.bias', '0.weight'"),
+        (["own_networks:plain", "--weights", "wide.pt"], "'0.weight' has the shape (5, 7), expected (5, 6)"),
+        (["own_networks:plain", "--weights", "text.pt"], "hold a str, expected a state dict"),
+        (["own_networks:plain", "--weights", "epoch.pt"], "hold 'epoch', expected a state dict"),
+        (["own_networks:sized"], "expected a function without arguments"),
+        (["own_networks:broken"], "own_networks:broken() fails: ValueError: no weights"),
+        (["own_networks:number"], "is of type int, expected a function that returns a model"),
+        (["faulty:net"], "faulty cannot be imported: ZeroDivisionError"),
+        (["own_networks:plain", "--data", "data.npz", "--out", "data.npz"], "the folder data.npz cannot be made"),
+        (["own_networks:plain", "--data", "data.npz", "--out", "/proc/x"], "the folder /proc/x cannot be made"),
+        (["own_networks:plain", "--data", "two.npz"], "expected labels under one of the names labels, label"),
+        (["own_networks:plain", "--data", "scalar.npz"], "an array that is one number, expected a row a sample"),
+        (["own_networks:plain", "--data", "copies.npz"], "30 of the 60 samples are exact copies"),
     ],
 )
 def test_what_is_wrong_with_the_command_is_said(folder: Path, arguments: list[str], message: str) -> None:
@@ -236,3 +283,46 @@ def test_an_error_of_covergraph_is_one_message(folder: Path, arguments: list[str
     result = invoke("report", *arguments, "--no-pdf")
     assert result.exit_code == 2
     assert result.stderr.startswith(start) and "Traceback" not in result.output
+
+
+def wrapped(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+CHECKPOINTS: dict[str, Any] = {
+    "plain": lambda state: state,
+    "parallel": lambda state: wrapped(state, "module."),
+    "compiled and parallel": lambda state: wrapped(state, "_orig_mod.module."),
+    "averaged": lambda state: wrapped(state, "module.") | {"n_averaged": torch.tensor(3)},
+    "nested": lambda state: {"epoch": 3, "model_state_dict": state, "optimizer": {"lr": 0.1}},
+    "of a module around it": lambda state: {"epoch": 3, "state_dict": wrapped(state, "model.")},
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_weights_of_wrappers_and_checkpoints_are_understood(folder: Path, kind: str) -> None:
+    own, _ = load_model("own_networks:plain", None)
+    state = {name: value + 1 for name, value in own.state_dict().items()}
+    torch.save(CHECKPOINTS[kind](state), "weights.pt")
+    loaded, _ = load_model("own_networks:plain", Path("weights.pt"))
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_wrapped_model_takes_plain_weights(folder: Path) -> None:
+    own, _ = load_model("own_networks:plain", None)
+    torch.save(own.state_dict(), "weights.pt")
+    around = torch.nn.DataParallel(load_model("own_networks:plain", None)[0])
+    load_weights(around, Path("weights.pt"), "around")
+    assert torch.equal(around.module[0].weight, own[0].weight)
+
+
+def test_a_model_that_is_there_needs_no_factory(folder: Path) -> None:
+    result = invoke("trace", "own_networks:made", "--data", "data.npz")
+    assert result.exit_code == 0 and "linear" in result.output
+
+
+def test_arrays_go_to_the_arguments_of_their_names(folder: Path) -> None:
+    with np.load("two.npz") as arrays:
+        np.savez("named.npz", labels=np.arange(30) % 3, bias=arrays["bias"], image=arrays["image"])
+    shown = invoke("trace", "own_networks:double", "--data", "named.npz", "--output", "sum")
+    assert shown.exit_code == 0 and "image = input() : 6" in shown.output and "bias = input() : 3" in shown.output

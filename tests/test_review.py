@@ -91,7 +91,7 @@ def test_trained_weights_are_no_reference() -> None:
     model, loader = network(), DataLoader(sample(), 8)
     with pytest.raises(ParameterError, match="shares its weights"):
         cg.analyze(model, loader, init_model=model)
-    with pytest.warns(UserWarning, match="same weights"):
+    with pytest.raises(ParameterError, match="same weights"):
         cg.analyze(model, loader, init_model=copy.deepcopy(model))
 
 

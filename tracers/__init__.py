@@ -6,7 +6,7 @@ from __future__ import annotations
 if not __name__.startswith("covergraph."):
     raise ImportError(f"imported as {__name__!r}, expected 'covergraph.tracers': write `import covergraph.tracers`")
 
-from covergraph.tracers.preparation import as_module
+from covergraph.graph.evaluation import as_module
 from covergraph.tracers.tracing import TraceReport, trace, trace_report
 
 __all__ = ["TraceReport", "as_module", "trace", "trace_report"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +16,14 @@ from covergraph.graph import operations as op
 from covergraph.graph.functions import ScalarFunction
 from covergraph.graph.interpreter import state_of
 from covergraph.graph.node import Node
+from covergraph.graph.precision import wide
 from covergraph.graph.weights import Source, Weights
 from covergraph.tracers import elementwise
 from covergraph.tracers.builder import Builder
 from covergraph.tracers.call import Call
-from covergraph.tracers.folding import fold, widened
+from covergraph.tracers.constants import SELECTS, HeldConstants, looks_up, makes_floats
+from covergraph.tracers.folding import fold, present, real, widened
 from covergraph.tracers.forms import bind, canonical_name, full_name
-from covergraph.tracers.precision import wide
 from covergraph.tracers.quiet import first_line
 from covergraph.tracers.recurrent import Lazy
 from covergraph.tracers.sizes import steering
@@ -49,7 +51,8 @@ def convert(traced: Traced, output: fx.Node, functions: UserFunctions) -> tuple[
             f"output {output.name!r} is {found}, expected floats that depend on the inputs; "
             "choose another output, and compute with torch alone"
         )
-    return converter.builder.nodes, value.node, converter.builder.weights
+    held, factors = tuple(dict.fromkeys(converter.constants.all)), tuple(dict.fromkeys(converter.constants.factors))
+    return converter.builder.nodes, value.node, replace(converter.builder.weights, held=held, factors=factors)
 
 
 def _visit(converter: Converter, node: fx.Node) -> None:
@@ -86,20 +89,39 @@ class Converter:
         self.functions = functions
         self.builder = Builder(state_of(traced.module))
         self.values: dict[fx.Node, Any] = {}
+        self.constants = HeldConstants(traced.held)
 
     def visit(self, node: fx.Node) -> None:
         """Give `node` a value; append nodes if it computes something of the inputs."""
         if node.op in ("placeholder", "get_attr"):
             self.values[node] = self._source(node)
             return
-        arguments = map_aggregate(bind(node), lambda a: self.values[a] if isinstance(a, fx.Node) else a)
+        arguments = {
+            name: map_aggregate(a, self._reader(node, name, data=True)) for name, a in bind(node).items()
+        }
         if canonical_name(node.target) == "getitem":
             item = arguments["input"][arguments["index"]]
             self.values[node] = item.read() if isinstance(item, Lazy) else item
         elif any(isinstance(leaf, Data) for leaf in pytree.tree_leaves(dict(arguments))):
+            self.constants.read(node, self.values)
             self.values[node] = self._data(node, arguments)
         else:
+            self.constants.passed(node)
             self.values[node] = self._folded(node)
+
+    def _reader(self, node: fx.Node, name: str, data: bool = False) -> Callable[[Any], Any]:
+        """What a call reads as its argument `name`: of integers of the state their present value where they select."""
+        selects = name in SELECTS or not (makes_floats(node) or looks_up(node, name))
+
+        def value(argument: Any) -> Any:
+            if not isinstance(argument, fx.Node):
+                return argument
+            found = self.values[argument]
+            if data:
+                return present(found) if selects else real(found)
+            return present(found) if name in SELECTS else found
+
+        return value
 
     def _source(self, node: fx.Node) -> Any:
         result: Any = node.meta.get("val")
@@ -108,16 +130,27 @@ class Converter:
         if node.name in self.traced.state:
             return State(Source(self.traced.state[node.name]), tuple(result.shape), result.dtype)
         if node.name in self.traced.constants:
-            return widened(self.traced.constants[node.name])
+            self.constants.found(node, self.traced.constants[node.name])
+            return self._constant(node.name)
         return getattr(self.traced.graph.owning_module, str(node.target), None)  # a graph as an argument
+
+    def _constant(self, name: str) -> Any:
+        """A tensor that is fixed; integers in the state are learned where they become floats."""
+        value, held = self.traced.constants[name], self.traced.held.get(name)
+        numbers = kind_of(value.dtype) == "integer" and value.dtype != torch.bool
+        if numbers and held is not None and held in self.builder.reserved:
+            return State(Source(held), tuple(value.shape), value.dtype, known=value)
+        return widened(value)
 
     def _folded(self, node: fx.Node) -> Any:
         """A call that no input reaches."""
+        names = {id(a): name for name, a in bind(node).items()}
 
         def value(argument: Any) -> Any:
-            return self.values[argument] if isinstance(argument, fx.Node) else argument
+            return map_aggregate(argument, self._reader(node, names.get(id(argument), "")))
 
-        arguments, keywords = map_aggregate(node.args, value), map_aggregate(node.kwargs, value)
+        arguments = tuple(value(a) for a in node.args)
+        keywords = {k: value(a) for k, a in node.kwargs.items()}
         if any(isinstance(leaf, State) for leaf in pytree.tree_leaves((arguments, dict(keywords)))):
             _refuse_steering(node, [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)])
         if _is_random(node.target):
@@ -133,11 +166,14 @@ class Converter:
         """Apply the user's row or the table's rule to a call that depends on the inputs."""
         name = canonical_name(node.target)
         leaves = [leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor)]
-        results = [(tuple(leaf.shape), wide(leaf.dtype)) for leaf in leaves]
+        learned = any(looks_up(node, key) and isinstance(value, State) for key, value in arguments.items())
+        results = [(tuple(leaf.shape), torch.float64 if learned else wide(leaf.dtype)) for leaf in leaves]
         if isinstance(node.meta.get("val"), (int, float, bool)) and not leaves:
             return node.meta["val"]  # a size
         _refuse_steering(node, leaves)
         call = Call(name, full_name(node.target), module_path(node), arguments, results, self.builder)
+        if any(isinstance(v, Data) and v.floating for key in ("index", "indices") for v in _leaves(arguments, key)):
+            raise call.refuse("selects by integers of a learned table", "keep indices in a plain tensor")
         row = self.functions.find(node.target, name)
         if row is not None:
             return self._row(call, row)
@@ -166,6 +202,10 @@ class Converter:
         if len(tensors) != 1:
             raise call.refuse(f"takes {len(tensors)} tensors", "a ScalarFunction is a fixed function of one number")
         return call.row(row, call.as_data(tensors[0]))
+
+
+def _leaves(arguments: Mapping[str, Any], key: str) -> list[Any]:
+    return pytree.tree_leaves(arguments.get(key))
 
 
 def _refuse_steering(node: fx.Node, results: Sequence[Tensor]) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 from covergraph.graph import function_rows as rows
 from covergraph.graph import operations as op
 from covergraph.graph.functions import ScalarFunction
+from covergraph.graph.precision import wide
 from covergraph.graph.weights import operator
 from covergraph.tracers.call import Call
 from covergraph.tracers.forms import ARGUMENT_NAMES
-from covergraph.tracers.precision import wide
 from covergraph.tracers.values import Data, State
 
 Result = Data | tuple[Data, ...]

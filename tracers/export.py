@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 
 from covergraph.errors import TracingError
+from covergraph.graph.held import held_tensors
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.forms import canonical_name
 from covergraph.tracers.outputs import Chosen
@@ -45,7 +46,8 @@ def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: 
     state: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
     paths = iter(arguments.paths)
-    names = _names(model)
+    held: dict[str, str] = {}
+    names, others = _names(model), _first_names(held_tensors(model).items())
     kept = model.state_dict().keys()  # other buffers are made by code: constants
     for spec in signature.input_specs:
         if spec.kind is InputKind.USER_INPUT:
@@ -60,12 +62,14 @@ def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: 
             elif isinstance(value, Tensor):
                 _refuse_hidden(value, spec.target)
                 constants[spec.arg.name] = value.detach()
-    return Traced(way=way, module=model, graph=program.graph, inputs=inputs, state=state, constants=constants)
+                known = name or others.get(_identity(value))
+                held |= {} if known is None else {spec.arg.name: known}
+    return Traced(way, model, program.graph, inputs, state, constants, held)
 
 
 def _refuse_hidden(value: Tensor, target: str) -> None:
     """Raise `TracingError` for a tensor that may be trained and is not in the model's state."""
-    if value.requires_grad or isinstance(value, nn.Parameter):
+    if value.requires_grad or (isinstance(value, nn.Parameter) and (value.is_floating_point() or value.is_complex())):
         raise TracingError(
             f"the model computes with a tensor of shape {tuple(value.shape)} that requires gradients and is not in its "
             f"state ({target}); register it as a parameter (nn.Parameter as an attribute, or nn.ParameterList)"
@@ -78,7 +82,11 @@ def _value(program: ExportedProgram, target: str) -> Any:
 
 def _names(model: nn.Module) -> Mapping[Any, str]:
     """First dotted name of every parameter and buffer, by identity."""
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return _first_names([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+
+
+def _first_names(named: Iterable[tuple[str, Tensor]]) -> Mapping[Any, str]:
+    """The first name of every tensor, by identity."""
     found: dict[Any, str] = {}
     for name, value in named:
         found.setdefault(_identity(value), name)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from covergraph.graph.weights import operator
+from covergraph.graph.precision import NARROW
+from covergraph.graph.weights import default_type, operator
 from covergraph.tracers.values import Apply, State
 
 REAL = torch.float64
-NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
@@ -25,7 +25,7 @@ def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
     keywords = {k: widened(v) for k, v in keywords.items() if k not in ("device", "layout", "pin_memory")}
     leaves = pytree.tree_leaves((arguments, keywords))
     if not any(isinstance(leaf, State) for leaf in leaves):
-        with torch.no_grad():
+        with torch.no_grad(), default_type(REAL):
             made = operator(target)(*arguments, **keywords)
         # What nobody has written yet could hold NaN; whoever reads it without writing it has no fixed value anyway.
         return torch.zeros_like(made) if "empty" in target.split(".")[1] else made
@@ -33,14 +33,40 @@ def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
     if source is not None:
         return source
     meta = _meta(target, arguments, keywords)
+    known = _known(target, arguments, keywords, meta)
+    if isinstance(known, Tensor) and known.dtype == torch.bool:
+        return known
     term = Apply(target, _frozen(arguments), tuple((k, _frozen(v)) for k, v in keywords.items()))
     if isinstance(meta, Tensor):
         if isinstance(before := _transposed(target, arguments), State) and before.transposed is not None:
             return before.transposed
-        return State(term, tuple(meta.shape), meta.dtype, before)
+        return State(term, tuple(meta.shape), meta.dtype, before, known)
     whole = State(term, (), REAL)
-    items = [State(Apply("getitem", (whole, i)), tuple(m.shape), m.dtype) for i, m in enumerate(meta)]
-    return tuple(items)
+    values = [None] * len(meta) if known is None else known
+    rows = enumerate(zip(meta, values, strict=True))
+    return tuple(State(Apply("getitem", (whole, i)), tuple(m.shape), m.dtype, known=v) for i, (m, v) in rows)
+
+
+def present(value: Any) -> Any:
+    """The present value of integers of the state, wherever they stand in an argument."""
+    return pytree.tree_map(lambda v: v.known if isinstance(v, State) and v.known is not None else v, value)
+
+
+def real(value: Any) -> Any:
+    """Integers of the state as the numbers that they are."""
+    if isinstance(value, State) and not (value.dtype.is_floating_point or value.dtype.is_complex):
+        return fold("aten._to_copy.default", (value,), {"dtype": REAL})
+    return value
+
+
+def _known(target: str, arguments: Any, keywords: Any, meta: Any) -> Any:
+    """The present value of what is made of known integers and is made of integers itself."""
+    inner = [leaf for leaf in pytree.tree_leaves((arguments, keywords)) if isinstance(leaf, State)]
+    results = [leaf for leaf in pytree.tree_leaves(meta) if isinstance(leaf, Tensor)]
+    if any(leaf.known is None for leaf in inner) or any(r.is_floating_point() or r.is_complex() for r in results):
+        return None
+    with torch.no_grad():
+        return operator(target)(*present(list(arguments)), **present(dict(keywords)))
 
 
 UNCHANGED = ("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to", "positive")
@@ -64,7 +90,8 @@ def _meta(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) ->
         return leaf.to("meta") if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
     moved, named = pytree.tree_map(meta, (list(arguments), dict(keywords)))
-    return operator(target)(*moved, **named)
+    with default_type(REAL):
+        return operator(target)(*moved, **named)
 
 
 def _transposed(target: str, arguments: Sequence[Any]) -> State | None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
+from covergraph.graph.evaluation import evaluation_copy
 from covergraph.tracers.arguments import Arguments
-from covergraph.tracers.preparation import evaluation_copy
 from covergraph.tracers.shaking import shaken
 from covergraph.tracers.verify import run_model
 

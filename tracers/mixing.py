@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from covergraph.errors import BatchMixingError, TracingError
+from covergraph.graph.precision import real_numbers
 from covergraph.tracers.arguments import Arguments
-from covergraph.tracers.precision import real_numbers
 
 REMEDY = "a bound needs a function of one sample: use operations that treat the samples separately"
 

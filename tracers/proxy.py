@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from covergraph.graph.precision import no_numbers
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.export import exported, read
 from covergraph.tracers.outputs import Chosen
-from covergraph.tracers.precision import no_numbers
 from covergraph.tracers.traced import Traced
 
 
@@ -28,7 +30,32 @@ def trace_by_make_fx(model: Chosen, arguments: Arguments, kept: Collection[str])
             return self.model(*args, **kwargs)
 
     tensors = tuple(arguments.tensors.values())
-    with no_numbers():
+    with no_numbers(), _known_modules(model.traced_model):
         recorded = make_fx(Flat(), pre_dispatch=True, _allow_non_fake_inputs=True)(*tensors)
     flat = Arguments.of(recorded, tensors)
-    return read(exported(recorded, flat, kept), model.traced_model, arguments.only_tensors(), "make_fx")
+    return read(exported(Chosen(recorded, 0), flat, kept), model.traced_model, arguments.only_tensors(), "make_fx")
+
+
+@contextmanager
+def _known_modules(model: nn.Module) -> Iterator[None]:
+    """Inside, every call that is recorded knows the modules around it, as torch.export would have noted them."""
+    stack: dict[str, tuple[str, type]] = {}
+
+    def enter(path: str, module: nn.Module) -> None:
+        stack[path] = (path, type(module))
+        traceback.get_current_meta()["nn_module_stack"] = dict(stack)
+
+    def leave(path: str) -> None:
+        stack.pop(path, None)
+        traceback.get_current_meta()["nn_module_stack"] = dict(stack)
+
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda module, _, path=path: enter(path, module)))
+        handles.append(module.register_forward_hook(lambda *_, path=path: leave(path), always_call=True))
+    try:
+        with traceback.preserve_node_meta():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()

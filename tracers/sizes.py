@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
 from covergraph.graph.interpreter import state_of
+from covergraph.graph.precision import real_numbers
 from covergraph.tracers.forms import canonical_name
-from covergraph.tracers.precision import real_numbers
 from covergraph.tracers.traced import Traced, place
 
 

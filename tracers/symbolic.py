@@ -7,10 +7,10 @@ from collections.abc import Collection
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from covergraph.graph.precision import no_numbers
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.export import exported, read
 from covergraph.tracers.outputs import Chosen
-from covergraph.tracers.precision import no_numbers
 from covergraph.tracers.traced import Traced
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -16,7 +16,8 @@ from covergraph.tracers.outputs import INNER
 class Traced:
     """A functional graph whose nodes hold fake results in meta["val"], all for a batch of one sample.
 
-    By name of the placeholder: `inputs`, the path of the argument; `state`, the dotted name; `constants`, the value.
+    By name of the placeholder: `inputs`, the path of the argument; `state`, the dotted name; `constants`, the value;
+    `held`, the dotted name of a constant that the model holds.
     """
 
     way: str
@@ -25,6 +26,7 @@ class Traced:
     inputs: Mapping[str, str]
     state: Mapping[str, str]
     constants: Mapping[str, Tensor]
+    held: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def output(self) -> Any:

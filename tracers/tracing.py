@@ -16,9 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from covergraph.errors import CovergraphError, TracingError
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.evaluation import as_module, evaluation_copy
 from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.functions import ScalarFunction
+from covergraph.graph.precision import doubled, real_numbers
 from covergraph.graph.weights import Weights
+from covergraph.kinds import NAMES, require
 from covergraph.passes.coarsen import coarsen
 from covergraph.passes.pipeline import canonicalize
 from covergraph.tracers.arguments import Arguments
@@ -28,10 +31,9 @@ from covergraph.tracers.failures import innermost_call, log_dump, no_way
 from covergraph.tracers.memory import changes, contents, require_memoryless
 from covergraph.tracers.naming import rename
 from covergraph.tracers.outputs import Chosen, choose_output
-from covergraph.tracers.precision import doubled, real_numbers
-from covergraph.tracers.preparation import as_module, evaluation_copy
 from covergraph.tracers.proxy import trace_by_make_fx
 from covergraph.tracers.quiet import first_line, quiet
+from covergraph.tracers.refused import refuse_modules
 from covergraph.tracers.sizes import settle_sizes
 from covergraph.tracers.symbolic import trace_by_fx
 from covergraph.tracers.targets import RULES
@@ -92,6 +94,7 @@ def trace(
     The model and its mode stay as they are. The graph is checked against the model on two inputs at two batch
     sizes, in float64. Raises `UnsupportedOperationError`, `BatchMixingError` or `TracingError`, with module path.
     """
+    require("trace", {"blocks": NAMES.or_none()}, blocks=blocks)
     graph = trace_report(model, example_inputs, kwargs, output=output, functions=functions).graph
     return graph if blocks is None else coarsen(graph, blocks)
 
@@ -127,6 +130,7 @@ def _report(
 ) -> TraceReport:
     rows = UserFunctions.of(functions)
     model = as_module(model)
+    refuse_modules(model)
     given = Arguments.of(model, example_inputs, kwargs)
     _warn_of_train_mode(model)
     started = time.perf_counter()
@@ -220,4 +224,5 @@ def _used(nodes: Collection[Any], weights: Weights) -> Weights:
     names |= {source for program in effective.values() for source in program.sources}
     constants = {k: v for k, v in weights.constants.items() if k in names}
     ties = {k: v for k, v in weights.ties.items() if k in names}
-    return Weights(effective, constants, ties, {k: v for k, v in weights.shapes.items() if k in names})
+    shapes = {k: v for k, v in weights.shapes.items() if k in names}
+    return replace(weights, effective=effective, constants=constants, ties=ties, shapes=shapes)

@@ -13,11 +13,12 @@ from torch.utils import _pytree as pytree
 from covergraph.errors import CovergraphError, TracingError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, stream
+from covergraph.graph.precision import real_numbers
+from covergraph.graph.shaking import shake_weights
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.mixing import difference, require_separate
-from covergraph.tracers.precision import real_numbers
 from covergraph.tracers.quiet import first_line
-from covergraph.tracers.shaking import louder, shake_weights, shaken
+from covergraph.tracers.shaking import louder, shaken
 
 BATCHES = (2, 3)
 LARGEST_BATCH = 8

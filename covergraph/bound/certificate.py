@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy
@@ -46,7 +46,7 @@ class Share:
     share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """With probability >= 1 - delta - delta_numeric: E[l] <= E[z] <= `value`, the sum of three terms.
 
@@ -72,6 +72,20 @@ class Certificate:
     product: ProductBound
     paper: tuple[PaperValue, ...]
     delta_numeric: float = 0.0
+    choices: int = 1
+
+    def __eq__(self, other: object) -> bool:
+        """Certificates are equal if what they were made from is: all else follows."""
+        return self._made_from == other._made_from if isinstance(other, Certificate) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return certify, self._made_from
+
+    @property
+    def _made_from(self) -> tuple[Any, ...]:
+        return self.bound, self.measurements, self.parameters, self.delta, self.choices
 
     @property
     def n(self) -> int:
@@ -189,6 +203,7 @@ def certify(
         product_of_lipschitz(bound, measurements, tau),
         paper_values(bound, measurements, parameters, constants, delta, C, tau),
         numeric,
+        choices,
     )
 
 

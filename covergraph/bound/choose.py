@@ -13,9 +13,19 @@ from covergraph.bound.checks import check_same_model
 from covergraph.bound.derive import Bound
 from covergraph.bound.rademacher import grid_down, grid_up, union_cost
 from covergraph.errors import MarginError, ParameterError
+from covergraph.kinds import BOUND, MEASUREMENTS, NUMBER, QUANTILE, Kind, require
 from covergraph.values import Floats, Measurement, Measurements, Parameters
 
 QUANTILES = (0.0, 0.01, 0.05, 0.10, 0.25)
+
+_KINDS: Mapping[str, Kind] = {
+    "bound": BOUND,
+    "measurements": MEASUREMENTS,
+    "quantile": QUANTILE,
+    "grid": NUMBER,
+    "floor": NUMBER.or_none(),
+    "condition_quantile": QUANTILE,
+}
 
 
 def choose(
@@ -35,6 +45,10 @@ def choose(
     5, 10, 25 % whose certificate is smallest. `grid` and `floor` must be fixed before the data are seen.
     Raises `MarginError` if no margin is positive, `ParameterError` for a grid <= 1 or a quantile outside [0, 1).
     """
+    require(
+        "choose", _KINDS, bound=bound, measurements=measurements, quantile=quantile, grid=grid, floor=floor,
+        condition_quantile=condition_quantile,
+    )
     check_same_model(bound, measurements)
     if not 1 < grid <= 10:
         raise ParameterError(f"choose: the grid is {grid}, expected a ratio above 1 and at most 10, e.g. 1.05")

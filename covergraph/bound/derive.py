@@ -17,6 +17,7 @@ from covergraph.errors import GraphError, ParameterError, UnsupportedOperationEr
 from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.groups import shared_groups
+from covergraph.kinds import MEASUREMENTS, NUMBER, PARAMETERS, WHOLE, Kind, require
 from covergraph.rules.entropy import ClassEntropy
 from covergraph.rules.norms import upper
 from covergraph.values import Measurements, Pair, Parameters
@@ -24,6 +25,13 @@ from covergraph.values import Measurements, Pair, Parameters
 if TYPE_CHECKING:
     from covergraph.bound.certificate import Certificate
     from covergraph.bound.paper import PaperExpression
+
+_KINDS: Mapping[str, Kind] = {
+    "measurements": MEASUREMENTS,
+    "parameters": PARAMETERS.or_none(),
+    "delta": NUMBER,
+    "choices": WHOLE,
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class ByNode(Mapping[Any, sympy.Expr]):
         return len(self._keys)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
     """The generalization bound of an augmented graph, as expressions.
 
@@ -101,6 +109,16 @@ class Bound:
     kappa_J: Mapping[Pair, sympy.Expr]
     contributions: tuple[Contribution, ...]
     groups: tuple[Group, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        """Bounds are equal if their augmented graphs are: all else is derived."""
+        return self.augmented == other.augmented if isinstance(other, Bound) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.augmented)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return derive, (self.augmented,)
 
     @property
     def graph(self) -> ComputationGraph:
@@ -208,7 +226,10 @@ class Bound:
         from covergraph.bound.certificate import certify
         from covergraph.bound.choose import choose
 
-        return certify(self, measurements, parameters or choose(self, measurements), delta, choices)
+        given = {"measurements": measurements, "parameters": parameters, "delta": delta, "choices": choices}
+        require("evaluate", _KINDS, **given)
+        chosen = choose(self, measurements) if parameters is None else parameters
+        return certify(self, measurements, chosen, delta, choices)
 
     def to_latex(self) -> str:
         """The statement of the bound as a LaTeX fragment (amsmath, longtable)."""

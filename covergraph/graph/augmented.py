@@ -136,6 +136,15 @@ class AugmentedGraph(ComputationGraph):
         if unreachable.any() or any(name not in base.by_name for name in self.hidden):
             raise GraphError("augmented graph: S or P names a node or a pair that the base graph does not have")
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AugmentedGraph):
+            return NotImplemented
+        own, others = ((g.base, g.source, g.loss, g.mode, g.hidden) for g in (self, other))
+        return own == others and bool(np.array_equal(self.pairs, other.pairs))
+
+    def __hash__(self) -> int:
+        return hash((self.base, self.mode, self.hidden))
+
     @property
     def nodes(self) -> tuple[Node, ...]:
         return self._materialized

@@ -18,7 +18,7 @@ from covergraph.graph.weights import Weights
 def fingerprint(nodes: Iterable[Node], model: Any, weights: Weights | None = None) -> str:
     """Digest of the nodes' whole records and of the values of their parameters.
 
-    Neither the order of the nodes nor their grouping into blocks counts: a coarsened graph is the same model. Values
+    Neither the order of the nodes nor their grouping into blocks counts: a coarsened graph is the same model. Reals
     are cast to float64, so that `.double()` does not make another model. Raises `ForeignModelError` if a parameter is
     missing.
     """
@@ -35,11 +35,17 @@ def fingerprint(nodes: Iterable[Node], model: Any, weights: Weights | None = Non
                     f"node {node.name!r}: the model has no parameter {name!r}; pass the model that was traced"
                 )
             value = state[name].detach().cpu()
-            wide = torch.complex128 if value.is_complex() else torch.float64
-            value = value.to(wide).resolve_conj().contiguous()
+            value = value.to(_wide(value.dtype)).resolve_conj().contiguous()
             digest.update(f"{name}{tuple(value.shape)}".encode())
             digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The widest type of the kind; integers stay."""
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float64 if dtype.is_floating_point else dtype
 
 
 def _leaves(nodes: Iterable[Node]) -> Iterator[Node]:

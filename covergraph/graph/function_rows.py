@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 
 import sympy
 import torch
 import torch.nn.functional as F
 from sympy import Max, Min, Piecewise
+from torch import Tensor
 
 from covergraph.errors import ParameterError, UnsupportedOperationError
+from covergraph.graph import slopes
 from covergraph.graph.functions import (
     COS,
     ELU,
@@ -51,6 +53,20 @@ def _elu(alpha: float, scale: float, input_scale: float) -> sympy.Expr:
     return Piecewise((s * a * (sympy.exp(k * T) - 1), T < 0), (s * T, True))
 
 
+# What evaluates a row can be pickled: no lambda, no function inside a function.
+def _hardsigmoid(x: Tensor) -> Tensor:
+    return F.relu6(x + 3) / 6
+
+
+def _scaled_elu(x: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
+    """torch.nn.functional.elu has no scales."""
+    return torch.ops.aten.elu.default(x, alpha, scale, input_scale)
+
+
+def _quotient(numerator: float, x: Tensor) -> Tensor:
+    return numerator / x
+
+
 IDENTITY = affine(1, 0)
 
 # With kinks
@@ -60,9 +76,11 @@ HARDSWISH = ScalarFunction("hardswish", Piecewise((0, T <= -3), (T, T >= 3), (T 
 HARDSIGMOID = ScalarFunction(
     "hardsigmoid",
     Piecewise((0, T <= -3), (1, T >= 3), (T / 6 + _HALF, True)),
-    lambda x: F.relu6(x + 3) / 6,  # the same floats as F.hardsigmoid, whose derivative is 1/6 in float32 alone
+    _hardsigmoid,  # the same floats as F.hardsigmoid, whose derivative is 1/6 in float32 alone
 )
-SELU = ScalarFunction("selu", _elu(*_SELU, 1.0), F.selu)
+SELU = ScalarFunction(
+    "selu", _elu(*_SELU, 1.0), F.selu, partial(slopes.elu, alpha=_SELU[0], scale=_SELU[1]), True
+)
 
 # With jumps. A half is rounded to the even number beside it.
 SIGN = ScalarFunction("sign", sympy.sign(T), torch.sign)
@@ -73,20 +91,22 @@ FRAC = ScalarFunction("frac", T - _TRUNCATED, torch.frac)
 ROUND = ScalarFunction("round", sympy.floor(T / 2 + _HALF / 2) + sympy.ceiling(T / 2 - _HALF / 2), torch.round)
 
 # Smooth on the whole line
-MISH = ScalarFunction("mish", T * sympy.tanh(sympy.log(1 + sympy.exp(T))), F.mish)
-LOGSIGMOID = ScalarFunction("logsigmoid", -sympy.log(1 + sympy.exp(-T)), F.logsigmoid)
-TANHSHRINK = ScalarFunction("tanhshrink", T - sympy.tanh(T), F.tanhshrink)
-SOFTSIGN = ScalarFunction("softsign", Piecewise((T / (1 - T), T < 0), (T / (1 + T), True)), F.softsign)
-ERF = ScalarFunction("erf", sympy.erf(T), torch.erf)
+MISH = ScalarFunction("mish", T * sympy.tanh(sympy.log(1 + sympy.exp(T))), F.mish, slopes.mish)
+LOGSIGMOID = ScalarFunction("logsigmoid", -sympy.log(1 + sympy.exp(-T)), F.logsigmoid, slopes.logsigmoid, True)
+TANHSHRINK = ScalarFunction("tanhshrink", T - sympy.tanh(T), F.tanhshrink, slopes.tanhshrink, True)
+SOFTSIGN = ScalarFunction(
+    "softsign", Piecewise((T / (1 - T), T < 0), (T / (1 + T), True)), F.softsign, slopes.softsign, True
+)
+ERF = ScalarFunction("erf", sympy.erf(T), torch.erf, slopes.erf, True)
 ERFC = ScalarFunction("erfc", sympy.erfc(T), torch.erfc)
 NDTR = ScalarFunction("ndtr", (1 + sympy.erf(T / sympy.sqrt(2))) / 2, torch.special.ndtr)
 ATAN = ScalarFunction("atan", sympy.atan(T), torch.atan)
 ASINH = ScalarFunction("asinh", sympy.asinh(T), torch.asinh)
-SINC = ScalarFunction("sinc", sympy.sinc(sympy.pi * T), torch.sinc)
+SINC = ScalarFunction("sinc", sympy.sinc(sympy.pi * T), torch.sinc, slopes.sinc)
 SQUARE = ScalarFunction("square", T**2, torch.square)
 EXP = ScalarFunction("exp", sympy.exp(T), torch.exp)
 EXP2 = ScalarFunction("exp2", sympy.Integer(2) ** T, torch.exp2)
-EXPM1 = ScalarFunction("expm1", sympy.exp(T) - 1, torch.expm1)
+EXPM1 = ScalarFunction("expm1", sympy.exp(T) - 1, torch.expm1, slopes.expm1, True)
 SINH = ScalarFunction("sinh", sympy.sinh(T), torch.sinh)
 COSH = ScalarFunction("cosh", sympy.cosh(T), torch.cosh)
 
@@ -113,7 +133,7 @@ def leaky_relu(negative_slope: float = 0.01) -> ScalarFunction:
         return RELU
     expression = Piecewise((T, T > 0), (exact(negative_slope) * T, True))
     name = _named("leaky_relu", negative_slope)
-    return ScalarFunction(name, expression, lambda x: F.leaky_relu(x, negative_slope))
+    return ScalarFunction(name, expression, partial(F.leaky_relu, negative_slope=negative_slope))
 
 
 def rrelu(lower: float = 1 / 8, upper: float = 1 / 3) -> ScalarFunction:
@@ -131,7 +151,7 @@ def clamp(min: float | None = None, max: float | None = None) -> ScalarFunction:
         return RELU
     expression = T if low is None else Max(T, exact(low))
     expression = expression if high is None else Min(expression, exact(high))
-    return ScalarFunction(_named("clamp", low, high), expression, lambda x: torch.clamp(x, low, high))
+    return ScalarFunction(_named("clamp", low, high), expression, partial(torch.clamp, min=low, max=high))
 
 
 def clamp_min(min: float) -> ScalarFunction:
@@ -156,7 +176,7 @@ def threshold(threshold: float, value: float) -> ScalarFunction:
         return RELU
     expression = Piecewise((T, exact(threshold) < T), (exact(value), True))
     name = _named("threshold", threshold, value)
-    return ScalarFunction(name, expression, lambda x: F.threshold(x, threshold, value))
+    return ScalarFunction(name, expression, partial(F.threshold, threshold=threshold, value=value))
 
 
 @cache
@@ -166,7 +186,7 @@ def softshrink(lambd: float = 0.5) -> ScalarFunction:
         raise ParameterError(f"softshrink: lambd is {lambd}, expected at least 0; torch refuses it, too")
     a = exact(lambd)
     expression = Piecewise((T - a, a < T), (T + a, -a > T), (0, True)) if a else T
-    return ScalarFunction(_named("softshrink", lambd), expression, lambda x: F.softshrink(x, lambd))
+    return ScalarFunction(_named("softshrink", lambd), expression, partial(F.softshrink, lambd=lambd))
 
 
 @cache
@@ -174,7 +194,7 @@ def hardshrink(lambd: float = 0.5) -> ScalarFunction:
     """0 on [-lambd, lambd], t elsewhere: a jump at both ends."""
     a = exact(lambd)
     expression = Piecewise((T, a < T), (T, -a > T), (0, True)) if a > 0 else T
-    return ScalarFunction(_named("hardshrink", lambd), expression, lambda x: F.hardshrink(x, lambd))
+    return ScalarFunction(_named("hardshrink", lambd), expression, partial(F.hardshrink, lambd=lambd))
 
 
 @cache
@@ -184,8 +204,9 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Sca
         return ELU
     numbers = (alpha,) if scale == input_scale == 1 else (alpha, scale, input_scale)
     name = _named("elu", *numbers)
-    aten = torch.ops.aten.elu.default  # torch.nn.functional.elu has no scales
-    return ScalarFunction(name, _elu(alpha, scale, input_scale), lambda x: aten(x, alpha, scale, input_scale))
+    evaluate = partial(_scaled_elu, alpha=alpha, scale=scale, input_scale=input_scale)
+    slope = partial(slopes.elu, alpha=alpha, scale=scale, input_scale=input_scale)
+    return ScalarFunction(name, _elu(alpha, scale, input_scale), evaluate, slope, True)
 
 
 @cache
@@ -195,7 +216,8 @@ def celu(alpha: float = 1.0) -> ScalarFunction:
         raise ParameterError("celu: alpha is 0, expected another number; torch refuses it, too")
     a = exact(alpha)
     expression = Piecewise((a * (sympy.exp(T / a) - 1), T < 0), (T, True))
-    return ScalarFunction(_named("celu", alpha), expression, lambda x: F.celu(x, alpha))
+    slope = partial(slopes.elu, alpha=alpha, input_scale=1 / alpha)
+    return ScalarFunction(_named("celu", alpha), expression, partial(F.celu, alpha=alpha), slope, True)
 
 
 @cache
@@ -216,7 +238,9 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> ScalarFunction:
     if threshold < 20:
         expression = Piecewise((expression, b * T <= exact(threshold)), (T, True))
     name = _named("softplus", beta, threshold)
-    return ScalarFunction(name, expression, lambda x: F.softplus(x, beta, threshold))
+    slope = None if threshold < 20 else partial(slopes.softplus, beta=beta)
+    evaluate = partial(F.softplus, beta=beta, threshold=threshold)
+    return ScalarFunction(name, expression, evaluate, slope, slope is not None)
 
 
 def gelu(approximate: str = "none") -> ScalarFunction:
@@ -230,7 +254,7 @@ def gelu(approximate: str = "none") -> ScalarFunction:
 @cache
 def power(exponent: float) -> ScalarFunction:
     """t**exponent; for exponents that are not whole, NaN at t < 0."""
-    return ScalarFunction(_named("pow", exponent), T ** exact(exponent), lambda x: torch.pow(x, exponent))
+    return ScalarFunction(_named("pow", exponent), T ** exact(exponent), partial(torch.pow, exponent=exponent))
 
 
 @cache
@@ -239,14 +263,14 @@ def exponential(base: float) -> ScalarFunction:
     if not base > 0:
         raise UnsupportedOperationError(f"pow({base:g}, t): the base is not positive; use a positive base")
     name = f"{_named('pow', base)[:-1]}, t)"
-    return ScalarFunction(name, exact(base) ** T, lambda x: torch.pow(base, x))
+    return ScalarFunction(name, exact(base) ** T, partial(torch.pow, base))
 
 
 @cache
 def quotient(numerator: float) -> ScalarFunction:
     """numerator / t."""
     name = f"{_named('div', numerator)[:-1]}, t)"
-    return ScalarFunction(name, exact(numerator) / T, lambda x: numerator / x)
+    return ScalarFunction(name, exact(numerator) / T, partial(_quotient, numerator))
 
 
 _ROWS = (

@@ -10,16 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import sympy
 import torch
 from torch import Tensor
 
 from covergraph.errors import ParameterError
+from covergraph.graph import slopes
 from covergraph.graph.forward import pushed
 
 T = sympy.Symbol("t", real=True)
+UNIT = 2.0**-53
+TINY = 2.0**-1000
+"""Above what is lost where a slope underflows."""
+SLOPE = (64.0, 64.0, 2.0**100)
+"""Roundings of a computed phi', in units of 2^-53: relative to it, and absolute (1 - tanh^2 is 0 where tanh' is 1e-17).
+
+The latter up to |t| = 2^100: what saturates is there closer to its limit than the numbers can tell."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,15 @@ class ScalarFunction:
     """A function phi: R -> R applied to every entry of an activation.
 
     `expression` is phi in the symbol `T`; `evaluate` computes it on tensors (any shape, twice differentiable
-    by autograd) and is not part of the value's identity.
+    by autograd), `slope` its derivative where autograd's form of it cancels; both are not part of the value's
+    identity. `steady`: the slope has a relative error of 64 units alone.
     """
 
     name: str
     expression: sympy.Expr
     evaluate: Callable[[Tensor], Tensor] = field(compare=False, repr=False)
+    slope: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
+    steady: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         expression = sympy.sympify(self.expression)
@@ -44,9 +55,32 @@ class ScalarFunction:
             )
 
     def derivative(self, x: Tensor) -> Tensor:
-        """phi'(x), entry by entry, same shape as x; itself differentiable."""
+        """phi'(x), entry by entry, same shape as x; itself differentiable.
+
+        At break points where phi is C^1 it is that of the symbolic pieces (`joints`): autograd, which differentiates
+        the steps of `evaluate` one by one, has there the convention of an inner kink.
+        """
+        from covergraph.graph.joints import joints, smoothed
+
         x = x.contiguous()  # forward mode refuses expanded tensors
-        return pushed(self.evaluate, (x,), (torch.ones_like(x),))
+        found = self.slope(x) if self.slope else pushed(self.evaluate, (x,), (torch.ones_like(x),))
+        return smoothed(x, found, joints(self.expression))
+
+    def slope_error(self, x: Tensor, slope: Tensor) -> Tensor:
+        """Bound of |slope - phi'(x)| for the computed `slope` = derivative(x), entry by entry, in double precision.
+
+        Two roundings of a constant between straight pieces; else what is assumed of rows: SLOPE. Around joints what
+        their expansion leaves.
+        """
+        from covergraph.graph.joints import joints, remainder
+
+        if _is_straight(self.expression):
+            return 2 * UNIT * slope.abs()
+        relative, absolute, far = SLOPE
+        left = remainder(x, joints(self.expression))
+        if self.steady:
+            return left + UNIT * relative * slope.abs() + TINY
+        return left + UNIT * (relative * slope.abs() + torch.where(x.abs() < far, absolute, 0.0))
 
     @property
     def is_affine(self) -> bool:
@@ -85,6 +119,18 @@ class ScalarFunction:
                     )
 
 
+@cache
+def _is_straight(expression: sympy.Expr) -> bool:
+    """True if it is seen that phi' is constant between finitely many kinks and jumps."""
+    if not expression.has(T) or expression == T:
+        return True
+    pieces = (sympy.Max, sympy.Min, sympy.Abs, sympy.sign, sympy.Piecewise, sympy.floor, sympy.ceiling)
+    varying = [part for part in expression.args if part.has(T)]
+    if isinstance(expression, (sympy.Add, *pieces, sympy.functions.elementary.piecewise.ExprCondPair)):
+        return all(isinstance(part, sympy.logic.boolalg.Boolean) or _is_straight(part) for part in varying)
+    return isinstance(expression, sympy.Mul) and len(varying) == 1 and _is_straight(varying[0])
+
+
 def _slope(expression: sympy.Expr) -> sympy.Expr:
     """phi' where floors and ceilings do not jump; sympy keeps their derivatives as symbols."""
     steps = {step: sympy.Dummy(real=True) for step in expression.atoms(sympy.floor, sympy.ceiling)}
@@ -115,24 +161,29 @@ def exact(number: float) -> sympy.Rational:
 def affine(scale: float, shift: float) -> ScalarFunction:
     """phi(t) = scale * t + shift, with fixed numbers (not parameters)."""
 
-    def evaluate(x: Tensor) -> Tensor:
-        return scale * x + shift
-
+    evaluate = partial(_affine, scale=scale, shift=shift)
     return ScalarFunction(f"affine({scale:g}, {shift:g})", exact(scale) * T + exact(shift), evaluate)
 
 
+def _affine(x: Tensor, scale: float, shift: float) -> Tensor:
+    return scale * x + shift
+
+
 _F = torch.nn.functional
-TANH = ScalarFunction("tanh", sympy.tanh(T), torch.tanh)
-SIGMOID = ScalarFunction("sigmoid", 1 / (1 + sympy.exp(-T)), torch.sigmoid)
-SOFTPLUS = ScalarFunction("softplus", sympy.log(1 + sympy.exp(T)), lambda x: _F.softplus(x, threshold=60.0))
-GELU = ScalarFunction("gelu", T * (1 + sympy.erf(T / sympy.sqrt(2))) / 2, _F.gelu)
+TANH = ScalarFunction("tanh", sympy.tanh(T), torch.tanh, slopes.tanh, True)
+SIGMOID = ScalarFunction("sigmoid", 1 / (1 + sympy.exp(-T)), torch.sigmoid, slopes.sigmoid, True)
+SOFTPLUS = ScalarFunction(
+    "softplus", sympy.log(1 + sympy.exp(T)), partial(_F.softplus, threshold=60.0), slopes.softplus, True
+)
+GELU = ScalarFunction("gelu", T * (1 + sympy.erf(T / sympy.sqrt(2))) / 2, _F.gelu, slopes.gelu)
 GELU_TANH = ScalarFunction(
     "gelu_tanh",
     T * (1 + sympy.tanh(sympy.sqrt(2 / sympy.pi) * (T + sympy.Rational(44715, 10**6) * T**3))) / 2,
-    lambda x: _F.gelu(x, approximate="tanh"),
+    partial(_F.gelu, approximate="tanh"),
+    slopes.gelu_tanh,
 )
-SILU = ScalarFunction("silu", T / (1 + sympy.exp(-T)), _F.silu)
-ELU = ScalarFunction("elu", sympy.Piecewise((sympy.exp(T) - 1, T < 0), (T, True)), _F.elu)
+SILU = ScalarFunction("silu", T / (1 + sympy.exp(-T)), _F.silu, slopes.silu)
+ELU = ScalarFunction("elu", sympy.Piecewise((sympy.exp(T) - 1, T < 0), (T, True)), _F.elu, slopes.elu, True)
 SIN = ScalarFunction("sin", sympy.sin(T), torch.sin)
 COS = ScalarFunction("cos", sympy.cos(T), torch.cos)
 NEGATE = ScalarFunction("neg", -T, torch.neg)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from covergraph.errors import LabelError, ParameterError, UnsupportedOperationError
 from covergraph.graph.node import Node
+from covergraph.kinds import FUNCTION, NUMBER, require
 
 GAMMA = sympy.Symbol("gamma", positive=True)
 
@@ -95,6 +96,8 @@ class LipschitzLoss(Loss):
     name: str = field(default="user")
 
     def __post_init__(self) -> None:
+        kinds = {"function": FUNCTION, "lipschitz": NUMBER}
+        require("LipschitzLoss", kinds, function=self.function, lipschitz=self.lipschitz)
         if not 0 < self.lipschitz < float("inf"):
             raise ParameterError(
                 f"loss {self.name!r}: the Lipschitz constant is {self.lipschitz}, expected a positive number"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ class Result:
     """The value of an earlier instruction, by position."""
 
     position: int
+
+
+Apply: TypeAlias = Callable[[str, list[Any], dict[str, Any]], Any]
+"""The result of an operation, by its full name, from arguments and keywords."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,15 @@ class Program:
             texts.append(f"{name}({', '.join([*map(written, step.arguments), *named])})")
         return texts[-1]
 
-    def run(self, state: Mapping[str, Tensor]) -> Any:
-        """The value, computed from the tensors of `state`; float64 in a program means the type of the state."""
+    def run(self, state: Mapping[str, Any], apply: Apply | None = None, real: torch.dtype | None = None) -> Any:
+        """The value, computed from the tensors of `state`; float64 in a program means the type of the state.
+
+        `apply` answers for torch's operations, by full name, if the entries of `state` are no plain tensors; `real`
+        is then the type of the state.
+        """
         results: list[Any] = []
-        real = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float64)
+        apply = apply or _torch
+        real = real or next((v.dtype for v in state.values() if v.is_floating_point()), torch.float64)
 
         def value(leaf: Any) -> Any:
             if isinstance(leaf, Source):
@@ -80,9 +90,10 @@ class Program:
                 return results[leaf.position]
             return fitting(leaf, real)
 
-        for step in self.instructions:
-            arguments = substitute(step.arguments, value)
-            results.append(operator(step.target)(*arguments, **{k: substitute(v, value) for k, v in step.keywords}))
+        with default_type(real):  # of what is made of numbers alone
+            for step in self.instructions:
+                arguments = substitute(step.arguments, value)
+                results.append(apply(step.target, arguments, {k: substitute(v, value) for k, v in step.keywords}))
         return results[-1]
 
 
@@ -91,13 +102,16 @@ class Weights:
     """Beside the model's state: effective parameters, constants, and which entries share storage.
 
     `ties` maps a dotted name to the name that stands for its storage, where that is another one. `shapes` holds the
-    shape of every parameter that nodes name, as far as known.
+    shape of every parameter that nodes name, as far as known. `held` names the tensors that the model holds and the
+    graph has as constants, whatever it does with them; `factors`, those of them that its arithmetic reads.
     """
 
     effective: Mapping[str, Program] = field(default_factory=dict)
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    held: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
 
     def complete(self, state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
         """`state` with the constants, in its dtype and on its device, and with the effective parameters of `names`.
@@ -164,6 +178,21 @@ def operator(target: str) -> Any:
     for part in target.split("."):
         found = getattr(found, part)
     return found
+
+
+def _torch(target: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    return operator(target)(*arguments, **keywords)
+
+
+@contextmanager
+def default_type(real: torch.dtype) -> Iterator[None]:
+    """Inside, tensors that are made of Python numbers have this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(real)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def fitting(leaf: Any, real: torch.dtype) -> Any:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from covergraph.graph.interpreter import state_of
+from covergraph.graph.learned import split
+from covergraph.graph.weights import Weights
 from covergraph.measure.blocks import CONDITION, LOSS, Columns, Measured, Top
-from covergraph.measure.layers import layer_sizes, unmasked
+from covergraph.measure.layers import layer_sizes
 from covergraph.measure.norms import exact, largest, rounding
 from covergraph.measure.plan import Plan
+from covergraph.measure.reference import reference_state
 from covergraph.values import Floats, Measurement, Measurements, Pair
 
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
 
-EXACT = ("dense", "zero", "edge")
-"""Ways whose upper ends are exact up to rounding."""
+EXACT = ("zero", "edge")
+"""Ways whose norms are closed forms: a few roundings of the values that they read."""
 
 
 def collect(
@@ -45,7 +47,8 @@ def collect(
     hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
     hidden = {name: values for name, values in hidden.items() if len(values) == n}
     cpu = torch.device("cpu")
-    reference = None if init_model is None else graph.state(cast(state_of(init_model), cpu, torch.float64))
+    start = None if init_model is None else cast(reference_state(graph, init_model), cpu, torch.float64)
+    reference = None if start is None else graph.state(start)
     margin = bound.augmented.loss.has_margin
     random = plan is not None and any(way in ("lanczos", "fixed") for way in plan.way.values())
     return Measurements(
@@ -58,7 +61,7 @@ def collect(
             name: largest(value, rounding(torch.float64, 1, graph[name].size), "Euclidean")
             for name, value in hidden.items()
         },
-        pairs={pair: _operator(pair, blocks, plan, dtype) for pair in bound.measured_pairs},
+        pairs={pair: _operator(pair, blocks, plan) for pair in bound.measured_pairs},
         root_mean_square={
             name: exact(
                 _root_mean_square(hidden[name]),
@@ -70,7 +73,7 @@ def collect(
         },
         layers=layer_sizes(graph, weights, reference),
         shared={
-            group.nodes[0]: _distance(group.parameters, graph.weights.effective, weights, reference)
+            group.nodes[0]: _distance(group.parameters, graph.weights, weights, reference)
             for group in bound.groups
         },
         filled=plan is None,
@@ -90,23 +93,25 @@ def _joined(columns: Sequence[Columns]) -> Columns:
     return {key: np.concatenate([part[key] for part in columns if key in part]) for key in columns[0]}
 
 
-def _operator(pair: Pair, blocks: Sequence[Measured], plan: Plan | None, dtype: torch.dtype) -> Measurement:
+def _operator(pair: Pair, blocks: Sequence[Measured], plan: Plan | None) -> Measurement:
     top: Top = blocks[0].tops[pair]
     for block in blocks[1:]:
         top = top.or_larger(block.tops[pair])
     way = "filled" if plan is None else plan.way[pair]
-    exact = way in EXACT and (dtype == torch.float64 or way != "dense")
-    return Measurement(top.lower, top.upper, "exact" if exact else "certified", "operator", top.sample)
+    return Measurement(top.lower, top.upper, "exact" if way in EXACT else "certified", "operator", top.sample)
 
 
 def _distance(
-    names: Sequence[str], formulas: Collection[str], state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
+    names: Sequence[str], known: Weights, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None
 ) -> Measurement:
     """||theta - theta_0||_1 of the named parameters together."""
-    values = {name: unmasked(state[name], name in formulas) for name in names}
-    starts = {} if reference is None else {name: unmasked(reference[name], name in formulas) for name in names}
-    total = sum(float((value - starts.get(name, 0)).abs().sum()) for name, value in values.items())
-    slack = torch.finfo(torch.float64).eps * sum(value.numel() for value in values.values())
+    values = {name: split(known, name, state) for name in names}
+    if reference is None:
+        changes = [value.counted for value in values.values()]
+    else:
+        changes = [value.learned - split(known, name, reference).learned for name, value in values.items()]
+    total = sum(float(change.abs().sum()) for change in changes)
+    slack = torch.finfo(torch.float64).eps * sum(change.numel() for change in changes)
     return exact(total, slack, "(1,1) norm of the distance")
 
 

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from covergraph.graph.condition_rules import condition_value
 from covergraph.graph.interpreter import Context, evaluate
+from covergraph.graph.learned import MASK
 from covergraph.graph.operations import Call
 from covergraph.measure.finite import require_finite
 
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
 
-MASK = -1e30
-"""A constant below is a mask: what it is added to may overflow to -infinity."""
 ALLOWANCE = 1e-9
 """Relative error of entries that lower ends of conditions allow for, as the certificate does of norms."""
 

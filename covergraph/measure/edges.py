@@ -21,6 +21,7 @@ from covergraph.graph.interpreter import Context, apply, identity_tangents, tang
 from covergraph.graph.node import Node
 from covergraph.measure.edges_weights import weight_ends
 from covergraph.measure.norms import euclidean, rounding, spectral_norms
+from covergraph.measure.roundings import DOUBLE
 
 ENTRIES = 2**25
 """So many entries of dense matrices are held at once."""
@@ -38,7 +39,7 @@ def edge_bound(operation: op.Operation, node: Node, slot: int, slots: Slots, con
     value = slots[slot]
     if node.kind == "integer" or not (value.is_floating_point() or value.is_complex()):
         return torch.zeros(len(value), dtype=context.dtype, device=value.device)
-    return slot_bound(operation, node, slot, slots, context) * (1 + rounding(value.dtype, 1, 4))
+    return slot_bound(operation, node, slot, slots, context) * (1 + rounding(value.dtype, 1, 8))
 
 
 @singledispatch
@@ -149,7 +150,8 @@ def _(operation: op.MaxPool, node: Node, slot: int, slots: Slots, context: Conte
 
 @slot_bound.register
 def _(operation: op.Elementwise, node: Node, slot: int, slots: Slots, context: Context) -> Tensor:
-    return _largest(operation.function.derivative(slots[slot]))
+    slope = operation.function.derivative(slots[slot])
+    return _largest(slope.abs() + operation.function.slope_error(slots[slot], slope))
 
 
 @slot_bound.register
@@ -192,7 +194,24 @@ def _(operation: op.Softmax, node: Node, slot: int, slots: Slots, context: Conte
     else:
         norm = torch.minimum(2 * _variance(p, operation.axis + 1), _largest(p)).clamp_max(0.5)
     copies = p[0].numel() / max(slots[slot][0].numel(), 1)  # a mask that is the same for all heads
-    return norm * math.sqrt(copies) * (1 + rounding(p.dtype, 1, terms))
+    wrong = 4 * softmax_error(operation, node, slots, context) + rounding(p.dtype, 1, terms)
+    return norm * math.sqrt(copies) * (1 + wrong)
+
+
+def softmax_error(operation: op.Softmax, node: Node, slots: Slots, context: Context) -> Tensor:
+    """Relative error of the entries of a softmax or of exp(log softmax), (batch,); those below 1e-300 count as 0.
+
+    A score s = s_0 + s_1 + mask is off by 4 u (|s_0| + |s_1| + |mask|), and so is its difference to the largest one.
+    Scores that are far below the largest, as those of masks, do not count.
+    """
+    terms = [*slots, context.parameter(node, "mask").double()] if "mask" in node.parameter else list(slots)
+    scores, size = terms[0], terms[0].abs()
+    for term in terms[1:]:
+        scores, size = scores + term, size + term.abs()
+    axis = operation.axis + 1
+    near = scores + 4 * DOUBLE.unit * size >= scores.amax(axis, keepdim=True) - 1500
+    top = _largest(torch.where(near, size, 0.0)).clamp_max(2.0**49)
+    return torch.expm1(8 * DOUBLE.unit * (2 * top + (2 * top).clamp_max(750))) + DOUBLE.gamma(scores.shape[axis] + 16)
 
 
 def _variance(p: Tensor, axis: int) -> Tensor:

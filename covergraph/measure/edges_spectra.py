@@ -1,7 +1,7 @@
 """Both ends of the largest spectral norm among matrices, also among large ones, and a memory of such ends.
 
-The upper end of a large matrix is proven by a Cholesky factorization: if that of c I - G runs to its end, then no
-eigenvalue of G is above c, up to rounding (Rump 2006). The lower end is a Ritz value.
+The upper end is proven by a Cholesky factorization: if that of c I - G runs to its end, then no eigenvalue of G is
+above c, up to rounding (Rump 2006). The lower end of a large matrix is a Ritz value.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from covergraph.measure.norms import rounding
+from covergraph.measure.roundings import proved
 
 EXACT = 1024
 """Up to this side, eigenvalues of a Gram matrix are computed; beyond it, they are enclosed."""
@@ -51,6 +52,7 @@ def norm_ends(matrices: Tensor, *further: int, exact: int = EXACT) -> Ends:
     narrow = min(m, d) <= exact
     if narrow:
         lower = upper = gram.real.flatten() if min(m, d) == 1 else torch.linalg.eigvalsh(gram)[:, -1]
+        upper = upper if min(m, d) == 1 else proved(gram, lower.clamp_min(0))
     else:
         lower, upper = _enclosed(gram)
     low, high = (scale * math.sqrt(max(float(end.amax()), 0.0)) for end in (lower, upper))

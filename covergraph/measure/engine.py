@@ -10,12 +10,14 @@ from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context
-from covergraph.measure.jacobians import edge_norms, filled_norms, pair_norms
+from covergraph.graph.operations import Elementwise
+from covergraph.measure.chain import Ends, pair_norms
+from covergraph.measure.jacobians import edge_norms, filled_norms
 from covergraph.measure.lanczos import Goal, Interval, Product, largest_singular_values, overlap, random_start
 from covergraph.measure.linearize import Linearization, Segment
 from covergraph.measure.norms import rounding
 from covergraph.measure.plan import Plan
-from covergraph.measure.single import single_norms
+from covergraph.measure.roundings import SINGLE
 from covergraph.values import Pair
 
 ALLOWED = 0.01
@@ -76,11 +78,13 @@ class Engine:
             if way == "zero":
                 upper, low = torch.zeros(rows, dtype=torch.float64), 0.0
             elif way == "dense":
-                upper = _mended(formed[pair][0], defined)
-                low = _undone(upper, formed[pair][1])
+                lower, upper = (_mended(end, defined) for end in formed[pair])
+                low = float(lower.max())
             elif way == "edge":
                 upper = _mended(edge_norms(self.graph, values, self.context, [pair])[pair], defined)
                 low = _undone(upper, rounding(torch.float64, 1, 64))
+                if isinstance(self.graph[pair[0]].operation, Elementwise):
+                    low = max(low - 2.0**-45, 0.0)  # more than twice the absolute error of a slope
             elif way == "fixed":
                 low, high = self._same_for_all(pair, at)
                 upper = torch.full((rows,), high, dtype=torch.float64)
@@ -98,23 +102,20 @@ class Engine:
     def _overlap(self, size: int) -> float:
         return overlap(self.failure / max(self.plan.starts, 1), size)
 
-    def _formed(self, values: Mapping[str, Tensor], pairs: Sequence[Pair]) -> dict[Pair, tuple[Tensor, float]]:
-        """Upper ends of pairs by their dense Jacobians, (rows,), and how far they are above the norms as computed.
+    def _formed(self, values: Mapping[str, Tensor], pairs: Sequence[Pair]) -> Ends:
+        """Ends of the norms of pairs by their dense Jacobians, (rows,) each.
 
         In single precision where its margin leaves both ends within `width`, else in double.
         """
         if not pairs:
             return {}
-        allowed = min((self.width - 1) / (self.width + 1), ALLOWED)
-        found: dict[Pair, tuple[Tensor, float]] = {}
+        found: Ends = {}
         if self.dtype == torch.float32:
-            single = single_norms(self.graph, values, self.context, pairs, allowed, self.memory // 2)
-            found = {pair: (ends, allowed) for pair, ends in single.items() if bool(torch.isfinite(ends).all())}
+            allowed = 1 + min(self.width - 1, 2 * ALLOWED)
+            single = pair_norms(self.graph, values, self.context, pairs, self.memory // 2, SINGLE)
+            found = {p: ends for p, ends in single.items() if bool((ends[1] <= allowed * ends[0]).all())}
         left = [pair for pair in pairs if pair not in found]
-        double = pair_norms(self.graph, values, self.context, left, self.memory // 2) if left else {}
-        for (w, a), ends in double.items():
-            found[w, a] = ends, rounding(torch.float64, self.graph[w].size, self.graph[a].size)
-        return found
+        return found | (pair_norms(self.graph, values, self.context, left, self.memory // 2) if left else {})
 
     def _lanczos(
         self, pair: Pair, at: Linearization, first: int, level: float, defined: Tensor, cheap: Tensor

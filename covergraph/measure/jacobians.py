@@ -1,8 +1,4 @@
-"""Dense Jacobians by tangents: exact total derivatives, their norms, and norms filled in from edges.
-
-This is the one place that computes operator norms of total derivatives; a faster engine can replace
-`pair_norms`.
-"""
+"""Total derivatives by tangents, norms of edges, and norms filled in from edges. `chain` certifies those of pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from covergraph.graph.interpreter import Context, identity_tangents, tangent
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Concatenate
 from covergraph.measure.edges import edge_bound
-from covergraph.measure.norms import rounding, spectral_norms
+from covergraph.measure.norms import rounding
 from covergraph.values import Floats, Pair
 
 Values = Mapping[str, Tensor]
@@ -40,27 +36,6 @@ def total_derivatives(
         tangents[node.name] = result
         if node.name in wanted:
             yield node.name, result.reshape(*result.shape[:2], -1).transpose(1, 2)
-
-
-def pair_norms(
-    graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair], memory: int | None = None
-) -> dict[Pair, Tensor]:
-    """Upper ends of ||D_{w<-a}(x)||_op for every pair and sample: (batch,) each; 0 for a path through integers only.
-
-    `memory`: bytes that the tangents of one chunk of samples may take, if that is less than `MEMORY`.
-    """
-    by_source: dict[str, list[str]] = {}
-    for w, a in pairs:
-        by_source.setdefault(a, []).append(w)
-    value = next(iter(values.values()))
-    # Made beforehand: small results between large tangents would keep memory from being given back.
-    norms = {pair: value.new_zeros(len(value), dtype=context.dtype) for pair in pairs}
-    for a, sinks in by_source.items():
-        for rows, part in chunks(graph, values, a, memory):
-            for w, derivative in total_derivatives(graph, part, context, a, sinks):
-                slack = 1 + rounding(derivative.dtype, *derivative.shape[1:])
-                norms[w, a][rows] = spectral_norms(derivative) * slack
-    return norms
 
 
 def chunks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
@@ -14,8 +14,8 @@ from covergraph.errors import ForeignModelError, NonFiniteError, UnsupportedOper
 from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context
+from covergraph.graph.learned import MASK, Split, split
 from covergraph.graph.node import Node
-from covergraph.measure.conditions import MASK
 from covergraph.measure.edges_spectra import Ends
 from covergraph.measure.edges_weights import weight_ends
 from covergraph.measure.lanczos import Goal, largest_singular_values, overlap, random_start
@@ -40,41 +40,56 @@ def layer_sizes(graph: ComputationGraph, state: State, reference: State | None) 
 
 
 def _layer_size(graph: ComputationGraph, node: Node, state: State, reference: State | None) -> LayerSize:
-    formulas = graph.weights.effective
-    values = {
-        role: unmasked(Context(state).parameter(node, role), name in formulas) for role, name in node.parameters
-    }
-    change = values if reference is None else _change(node, values, Context(reference), formulas)
+    parts = {role: _parts(graph, node, role, state) for role, _ in node.parameters}
+    values = {role: part.counted.detach() for role, part in parts.items()}
+    change = values if reference is None else _change(graph, node, parts, reference)
+    _require_finite(graph, node, values, change)
     size, zero = distance(node.operation, node, change), distance(node.operation, node, _linear(values))
     slack = max(rounding(v.dtype, *_sides(v)) for v in values.values())
-    if not all(bool(torch.isfinite(part).all()) for part in change.values()):
-        raise NonFiniteError(f"node {node.name!r}: the reference weights hold NaN or infinite values; pass finite ones")
     return LayerSize(
         a=exact(size.a, slack, size.norm),
         b=exact(size.b, slack, "(1,1) norm of the distance"),
         a_zero=exact(zero.a, slack, size.norm.replace("distance", "weights")),
         b_zero=exact(zero.b, slack, "(1,1) norm of the weights"),
         operator=_operator(graph, node, Context(state)),
-        bias=_bias(node, Context(state), formulas),
+        bias=_bias(graph, node, state),
     )
 
 
-def unmasked(value: Tensor, formula: bool) -> Tensor:
-    """The parameter with 0 for the entries of a mask, which no weight changes, if it is a formula."""
-    return torch.where(value < MASK, 0.0, value) if formula else value
+def _parts(graph: ComputationGraph, node: Node, role: str, state: State) -> Split:
+    """What constants make of a parameter, and what training chooses (Lemma 11)."""
+    Context(state).parameter(node, role)
+    return split(graph.weights, node.parameter[role], state)
 
 
-def _change(node: Node, values: Mapping[str, Tensor], reference: Context, formulas: Collection[str]) -> Change:
+def _change(graph: ComputationGraph, node: Node, parts: Mapping[str, Split], reference: State) -> Change:
     change = {}
-    for role, value in values.items():
-        start = unmasked(reference.parameter(node, role), node.parameter[role] in formulas)
-        if start.shape != value.shape:
+    for role, part in parts.items():
+        start = _parts(graph, node, role, reference)
+        if start.learned.shape != part.learned.shape:
             raise ForeignModelError(
-                f"node {node.name!r}: the reference weights have shape {tuple(start.shape)}, expected "
-                f"{tuple(value.shape)}; pass a model of the same architecture as init_model"
+                f"node {node.name!r}: the reference weights have shape {tuple(start.learned.shape)}, expected "
+                f"{tuple(part.learned.shape)}; pass a model of the same architecture as init_model"
             )
-        change[role] = value - start
+        change[role] = (part.learned - start.learned).detach()
     return change
+
+
+def _require_finite(graph: ComputationGraph, node: Node, values: Mapping[str, Tensor], change: Change) -> None:
+    """Raise `NonFiniteError` for distances that are no numbers, and say whose entries are to blame."""
+    for role, part in change.items():
+        if math.isfinite(2 * float(part.abs().sum())):
+            continue
+        name = node.parameter[role]
+        if not math.isfinite(2 * float(values[role].abs().sum())):
+            formula = graph.formulas.get(name)
+            raise NonFiniteError(
+                f"measure: node {node.name!r}: the entries of {name!r}{f' = {formula}' if formula else ''} that depend "
+                f"on the model's state go up to {float(values[role].abs().max()):.3g}, expected finite ones; a mask "
+                "that training chooses is a part of the class: keep it finite, or register it as a constant that was "
+                "fixed before training"
+            )
+        raise NonFiniteError(f"node {node.name!r}: the reference weights hold NaN or infinite values; pass finite ones")
 
 
 def _linear(values: Mapping[str, Tensor]) -> Change:
@@ -196,11 +211,15 @@ def _lower_end(node: Node, shape: Sequence[int], context: Context) -> float:
     return float(found.lower[0])
 
 
-def _bias(node: Node, context: Context, formulas: Collection[str]) -> Measurement | None:
-    """The norm of what is added at one position: of a bias or a shift, of a parameter; of an embedding, its rows."""
+def _bias(graph: ComputationGraph, node: Node, state: State) -> Measurement | None:
+    """The norm of what is added at one position: of a bias or a shift, of a parameter; of an embedding, its rows.
+
+    Without the constants of a mask: what they are added to is not seen any more.
+    """
     role = {op.Affine: "shift", op.Parameter: "value", op.Embedding: "weight"}.get(type(node.operation), "bias")
     if role not in node.parameter:
         return None
-    rows = unmasked(context.parameter(node, role), node.parameter[role] in formulas)
+    parts = split(graph.weights, node.parameter[role], state)
+    rows = torch.where(parts.fixed < MASK, parts.learned, parts.whole).detach()
     rows = rows if isinstance(node.operation, op.Embedding) else rows.reshape(1, -1)
     return exact(float(euclidean(rows).amax()), rounding(rows.dtype, *rows.shape), "Euclidean norm of the bias")

@@ -103,6 +103,15 @@ class Reader:
         return tuple(tensors.values())
 
 
+def first_samples(batch: Batch, rows: int) -> Batch:
+    """The first samples of a batch, as the loader gave them."""
+    labels, call = batch.labels[:rows], None
+    if batch.call is not None:
+        args, kwargs = pytree.tree_map_only(Tensor, lambda x: x[:rows], (batch.call.args, batch.call.kwargs))
+        call = Call(args, kwargs, labels)
+    return Batch(tuple(x[:rows] for x in batch.inputs), labels, batch.start, call)
+
+
 def batches(loader: Iterable[Any], graph: ComputationGraph) -> Iterator[Batch]:
     """The batches of a loader for a graph; see `Reader`.
 

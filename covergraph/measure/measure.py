@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from covergraph import kinds
 from covergraph.errors import BatchMixingError, LabelError
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss, require_unit
@@ -37,16 +38,18 @@ from covergraph.measure.blocks import (
 from covergraph.measure.checkpoint import Checkpoint, going_on, identity, opened
 from covergraph.measure.collect import cast, collect
 from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
+from covergraph.measure.constants import assumed_constants
 from covergraph.measure.cost import require_affordable, warn_of_hours
 from covergraph.measure.engine import Engine
 from covergraph.measure.finite import require_finite
 from covergraph.measure.jacobians import filled_norms
 from covergraph.measure.loader import Batch, Census, Reader, batches, census, digests
-from covergraph.measure.model import check_reference, require_same_function, require_same_weights
+from covergraph.measure.model import Evaluated, own_function, require_same_function, require_same_weights
 from covergraph.measure.norms import euclidean, rounding
 from covergraph.measure.passes import Samples, clock
 from covergraph.measure.plan import plan
 from covergraph.measure.reading import BatchTo, as_batches
+from covergraph.measure.reference import check_reference, require_same_constants
 from covergraph.measure.repetition import Repetition
 from covergraph.values import Measurements, Pair
 
@@ -63,6 +66,7 @@ def measure(
     loader: Iterable[Any],
     *,
     init_model: Any = None,
+    trust_init: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float64,
     fill: bool = False,
@@ -83,9 +87,11 @@ def measure(
     to check and count, then to measure; `batch_to` turns batches of other forms into (inputs, labels), see
     docs/measuring.md. `duplicates`: samples that come again, beyond what chance explains, are refused, since n counts
     independent samples; "iid" says that they are. `init_model`:
-    reference weights that do not depend on the sample (the initialization), else 0.
+    reference weights that do not depend on the sample (the initialization), else 0. Weights of the trained
+    model, and statistics of a BatchNorm that has seen batches, are refused unless `trust_init`: then the certificate
+    names them as an assumption.
 
-    Norms of pairs: small Jacobians are formed, their singular values are exact. Of others the upper end is at most
+    Norms of pairs: small Jacobians are formed, rounding is in their ends (Lemma 23). Of others the upper end is at most
     `width` times the lower one, and all of them hold except with probability `failure` over random starts that `seed`
     makes (Lemma 21); the certificate adds it to delta. `exact`: form all Jacobians. `fill`: measure edges only and
     fill in the pairs by Proposition 2 (cheap, valid, larger). `dtype`: in which precision Jacobians are formed; all
@@ -96,6 +102,11 @@ def measure(
     Raises `ForeignModelError`, `EmptyLoaderError`, `LoaderChangedError`, `NonFiniteError`, `LabelError`,
     `ParameterError`, `CheckpointError`, `ProcessError`.
     """
+    kinds.require(
+        "measure", kinds.MEASURING, bound=bound, model=model, init_model=init_model, fill=fill, exact=exact,
+        width=width, failure=failure, seed=seed, memory=memory, budget=budget, checkpoint=checkpoint, progress=progress,
+        batch_to=batch_to,
+    )
     began, graph = clock(), bound.graph
     with processes.team() as team:
         check_arguments(device, dtype, width, failure, budget, fill, checkpoint)
@@ -104,14 +115,16 @@ def measure(
         fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
         require_same_weights(bound.augmented.source, model)
-        if init_model is not None:
-            check_reference(graph, model, init_model)
+        doubts = () if init_model is None else check_reference(graph, model, init_model, trust_init)
+        assumed = (*doubts, *assumed_constants(graph))
         context = Context(state)
         where = next(iter(state.values())).device
         pairs = bound.measured_pairs
         if exact and not fill:
             require_affordable(graph, pairs)
-        first = team.together(lambda: _check_pass(bound, model, context, loader, where, duplicates))[team.rank]
+        first = team.together(
+            lambda: _check_pass(bound, model, init_model, context, loader, where, duplicates)
+        )[team.rank]
         chosen = plan(graph, pairs, first.census.n, memory, "exact" if exact else "auto")
         if not fill:
             warn_of_hours(chosen, first.census.n)
@@ -127,7 +140,7 @@ def measure(
     found = joined(shares)
     weights = state if where.type == "cpu" else graph.state(cast(state_of(model), torch.device("cpu"), torch.float64))
     measured = collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
-    measured = replace(measured, repeated=first.repeated)
+    measured = replace(measured, repeated=first.repeated, assumed=assumed)
     if budget is None:
         return measured
     with progress_bar("refining", len(pairs), progress) as advance:
@@ -212,23 +225,31 @@ def _share(
 
 
 def _check_pass(
-    bound: Bound, model: Any, context: Context, loader: Iterable[Any], where: torch.device, duplicates: str
+    bound: Bound, model: Any, init_model: Any, context: Context, loader: Iterable[Any], where: torch.device,
+    duplicates: str,
 ) -> FirstPass:
-    """The first pass: finite values, labels in range, the model's own output, samples that come once."""
+    """The first pass: finite values, labels in range, samples that come once, the model's own output, and on few
+    samples the reference model's.
+    """
     graph, seen, order, size, again = bound.graph, Census(0, 0), Order(), 0.0, Repetition()
-    for batch in batches(loader, graph):
-        known = digests(batch)
-        seen, moved = census(seen, batch, known), to_device(batch, where)
-        order.add(batch)
-        again.add(batch, known)
-        with torch.no_grad():
-            values, _ = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
-            require_values(bound, values, batch.start)
-            found = losses(bound, values[graph.output], moved)
-            _require_separate(moved, found, bound, values[graph.output])
-            size += float(found.abs().sum())
-        if isinstance(model, torch.nn.Module):
-            require_same_function(graph, model, batch)
+    with own_function(graph, model) as own:
+        for batch in batches(loader, graph):
+            known = digests(batch)
+            seen, moved = census(seen, batch, known), to_device(batch, where)
+            order.add(batch)
+            again.add(batch, known)
+            with torch.no_grad():
+                values, conditions = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
+                require_values(bound, values, batch.start)
+                found = losses(bound, values[graph.output], moved)
+                _require_separate(moved, found, bound, values[graph.output])
+                size += float(found.abs().sum())
+            result = own(batch)
+            if result is not None:
+                done = Evaluated(moved.inputs, values[graph.output], undefined(conditions, len(batch)))
+                require_same_function(graph, context, done, result, batch.start)
+            if init_model is not None and batch.start == 0:
+                require_same_constants(graph, model, init_model, batch, where)
     if duplicates == "refuse":
         again.require_chance()
     return FirstPass(seen, order.digest(), size / seen.n, again.count())

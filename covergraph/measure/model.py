@@ -1,20 +1,32 @@
-"""Is the model that is measured the one that was traced, and may its reference weights be used?"""
+"""Is the model that is measured the one that was traced?"""
 
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
-from covergraph.errors import ForeignModelError, ParameterError
+from covergraph.errors import ForeignModelError
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.graph.evaluation import as_module, evaluation_copy
 from covergraph.graph.fingerprint import fingerprint
-from covergraph.graph.interpreter import state_of
+from covergraph.graph.interpreter import Context
+from covergraph.graph.precision import real_numbers
 from covergraph.measure.loader import Batch
+from covergraph.measure.rounding import rounding_of_output
+
+RELATIVE = 1e-9
+"""An entry of the output may differ by so much of itself, as the certificate allows for in norms."""
+ROWS = 16
+"""So many samples at a time are looked at closely."""
 
 
 def require_same_weights(graph: ComputationGraph, model: Any) -> None:
@@ -26,69 +38,116 @@ def require_same_weights(graph: ComputationGraph, model: Any) -> None:
         )
 
 
-def require_same_function(graph: ComputationGraph, model: torch.nn.Module, batch: Batch) -> None:
-    """The model itself, in eval mode, must give the graph's output on a batch, both in the model's own dtype.
+@contextmanager
+def own_function(graph: ComputationGraph, model: Any) -> Iterator[Callable[[Batch], Any]]:
+    """The model itself, as a function of batches; one float64 copy for all of them.
 
-    A model that cannot be called with the loader's tensors alone (it was traced with other arguments, too) is known
-    by its weights only.
+    In eval mode, over the real numbers: as it was traced. It gives None for a state without a module, and for a model
+    that cannot be called with the loader's tensors alone (it was traced with other arguments, too): it is known by
+    its weights only.
     """
-    parameter = next(model.parameters())
-    inputs = [x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype) for x in batch.inputs]
-    output = _call(graph, model, inputs)
-    if output is None:
+    if not isinstance(model, (torch.nn.Module, torch.export.ExportedProgram)):
+        yield lambda batch: None
         return
-    with torch.no_grad():
-        values = graph.run(model, *inputs)
-    expected = values[graph.output]
-    # What cancels on the way leaves errors of the size of the largest value, not of the output.
-    size = max(_size(value.detach()) for value in values.values())
-    allowed = torch.finfo(parameter.dtype).eps * (1e3 * _size(expected) + size)
-    for tensor in _tensors(output):
-        if tensor.shape == expected.shape and _gap(tensor, expected) <= allowed:
-            return
-    raise ForeignModelError(
-        f"measure: the model has the traced weights but computes another function on the batch that starts at sample "
-        f"{batch.start}; trace this model and measure with its own bound"
-    )
+    with evaluation_copy(as_module(model)) as copied:
+        yield function_of(graph, copied)
 
 
-def _gap(one: Tensor, other: Tensor) -> float:
-    """The largest difference; where neither is finite, as beyond a pole, there is none."""
-    both = torch.isfinite(one) | torch.isfinite(other)
-    return float((one - other)[both].abs().max()) if bool(both.any()) else 0.0
-
-
-def _size(value: Tensor) -> float:
-    """The largest finite entry of real values; masks hold infinite ones."""
-    entries = value[torch.isfinite(value)] if value.is_floating_point() else value.new_zeros(0)
-    return float(entries.abs().max()) if entries.numel() else 0.0
-
-
-def _call(graph: ComputationGraph, model: torch.nn.Module, inputs: list[Tensor]) -> Any:
-    """The model's result in eval mode, its modes restored; None if it needs arguments that are not known here."""
-    named = dict(zip((node.name for node in graph.inputs), inputs, strict=True))
+def function_of(graph: ComputationGraph, model: torch.nn.Module) -> Callable[[Batch], Any]:
+    """A module in float64 as a function of batches, called as the loader gave them; None where they do not fit."""
+    names = [node.name for node in graph.inputs]
     signature = inspect.signature(model.forward)
-    by_name, by_place = _fits(signature, (), named), _fits(signature, tuple(inputs), {})
-    by_name = by_name and not isinstance(model, torch.fx.GraphModule)  # which keeps to the places of its export
-    if not (by_name or by_place):
-        return None
-    modes = [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        with torch.no_grad():
-            return model(**named) if by_name else model(*inputs)
-    except Exception as error:  # the user's code
+    own = {name for name, p in signature.parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    by_name = own.issuperset(names) and _fits(signature, (), dict.fromkeys(names))
+    by_name = by_name and not isinstance(model, torch.fx.GraphModule)
+    by_place = _fits(signature, names, {})  # an exported GraphModule keeps to the places of its export
+    where = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(where, torch.float64 if leaf.is_floating_point() else leaf.dtype).clone()
+
+    def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if batch.call is not None and _fits(signature, batch.call.args, batch.call.kwargs):
+            return batch.call.args, batch.call.kwargs
+        if by_name:
+            return (), dict(zip(names, batch.inputs, strict=True))
+        return (batch.inputs, {}) if by_place else None
+
+    def call(batch: Batch) -> Any:
+        given = arguments(batch)
+        if given is None:
+            return None
+        args, kwargs = pytree.tree_map(move, given)
+        try:
+            with torch.no_grad(), real_numbers(), sdpa_kernel(SDPBackend.MATH):
+                return model(*args, **kwargs)
+        except Exception as error:  # the user's code
+            raise ForeignModelError(
+                f"measure: the model fails on the batch of {len(batch)} samples that starts at sample {batch.start} "
+                f"({type(error).__name__}: {error}); it must run on the loader's batches as it did on the example"
+            ) from error
+
+    return call
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The graph's output on a batch; `undefined` says on which samples it may have no value, and is 0 there."""
+
+    inputs: Sequence[Tensor]
+    output: Tensor
+    undefined: Tensor
+
+
+def require_same_function(
+    graph: ComputationGraph, context: Context, batch: Evaluated, result: Any, start: int
+) -> None:
+    """Raise `ForeignModelError` unless one of the model's results is the graph's output, both in float64.
+
+    Entries may differ by a relative 1e-9, and by what rounding on the way to this output explains.
+    """
+    closest = distance_beyond_rounding(graph, context, batch, result)
+    if closest > 0:
+        found = f", off by {closest:.3g} beyond rounding" if math.isfinite(closest) else ""
         raise ForeignModelError(
-            f"measure: the model fails on a batch of {len(inputs[0])} samples ({type(error).__name__}: {error}); it "
-            "must run on the loader's batches as it did on the example"
-        ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
+            f"measure: the model has the traced weights but computes another function on the batch that starts at "
+            f"sample {start}{found}; it depends on other samples, on the size of the batch or on something that is "
+            "not in its state: make it a function of one sample, trace it again and measure with its own bound"
+        )
 
 
-def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def distance_beyond_rounding(graph: ComputationGraph, context: Context, batch: Evaluated, result: Any) -> float:
+    """By how much the closest one of a model's results differs from the graph's output; infinite if none fits it."""
+    closest, output = math.inf, batch.output
+    for tensor in _tensors(result):
+        if tensor.numel() == output.numel() and tensor.is_floating_point():
+            closest = min(closest, _excess(graph, context, batch, tensor.detach().to(output).reshape(output.shape)))
+    return closest
+
+
+def _excess(graph: ComputationGraph, context: Context, batch: Evaluated, found: Tensor) -> float:
+    """By how much the largest difference exceeds what is allowed; 0 if none does."""
+    inputs, expected = batch.inputs, batch.output
+    finite = torch.isfinite(found), torch.isfinite(expected)
+    without = batch.undefined.to(expected.device).reshape(-1, *[1] * (expected.dim() - 1)) & (expected == 0)
+    same = ~(finite[0] | finite[1]) | (without & ~finite[0])
+    gap = torch.where(finite[0] & finite[1], (found - expected).abs(), torch.where(same, 0.0, torch.inf))
+    gap = (gap - RELATIVE * expected.abs().nan_to_num(0.0, 0.0, 0.0)).clamp_min(0)
+    rows = gap.reshape(len(gap), -1).amax(1).nonzero().flatten()
+    worst = 0.0
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS]
+        named = graph.named_inputs([x[part.to(x.device)] for x in inputs])
+        with torch.no_grad():
+            worst = max(worst, float((gap[part] - rounding_of_output(graph, context, named)).max()))
+        if worst > 0:
+            return worst
+    return 0.0
+
+
+def _fits(signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     try:
         signature.bind(*args, **kwargs)
     except TypeError:
@@ -105,24 +164,3 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, (tuple, list)):
         for value in output:
             yield from _tensors(value)
-
-
-def check_reference(graph: ComputationGraph, model: Any, init_model: Any) -> None:
-    """Raise `ParameterError` if the reference weights are the trained ones, and warn if they have equal values.
-
-    Reference weights must not depend on the sample; trained weights do.
-    """
-    trained, start = state_of(model), state_of(init_model)
-    names = [name for name in graph.state_names if name in trained and name in start]
-    shared = [n for n in names if trained[n].data_ptr() == start[n].data_ptr()]
-    if init_model is model or any(trained[n].requires_grad for n in shared):
-        raise ParameterError(
-            "measure: init_model shares its weights with the trained model, expected weights from before training, "
-            "which do not depend on the sample; take init_model = copy.deepcopy(model) before training"
-        )
-    if names and all(trained[n].shape == start[n].shape and torch.equal(trained[n], start[n]) for n in names):
-        warnings.warn(
-            "measure: init_model has the same weights as the model; unless the model was never trained, they depend "
-            "on the sample, and the certificate is void",
-            stacklevel=4,
-        )

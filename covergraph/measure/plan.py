@@ -18,8 +18,8 @@ from covergraph.measure.linearize import Segment
 from covergraph.values import Pair
 
 Method = Literal["zero", "edge", "dense", "lanczos", "fixed"]
-"""zero: a reaches w through integers only; edge: one operation with a closed form; dense: exact singular values of the
-chained Jacobian; lanczos: certified from a random start; fixed: so too, but the same for all samples."""
+"""zero: a reaches w through integers only; edge: one operation with a closed form; dense: certified, by the chained
+Jacobian; lanczos: certified from a random start; fixed: so too, but the same for all samples."""
 RANDOM = ("lanczos", "fixed")
 """Ways that need random starts."""
 Wanted = Literal["auto", "exact", "lanczos"]

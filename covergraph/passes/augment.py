@@ -13,6 +13,7 @@ from covergraph.graph.augmented import AugmentedGraph, Mode
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss, MarginLoss
 from covergraph.graph.operations import Elementwise, Recurrent
+from covergraph.kinds import GRAPH, LOSS, require
 from covergraph.passes.lower import lower
 from covergraph.rules.composition import composable
 from covergraph.rules.requirements import NodeRules, limited_nodes, requirements
@@ -35,6 +36,7 @@ def augment(graph: ComputationGraph, loss: Loss | None = None, mode: Mode = "min
     attempt, whose release-Lipschitz constants are unbounded: for teaching.
     Raises `UnsupportedOperationError` for an operation without rule, `GraphError` if nothing is learned.
     """
+    require("augment", {"graph": GRAPH, "loss": LOSS.or_none()}, graph=graph, loss=loss)
     if mode not in get_args(Mode):
         raise GraphError(f"augment: mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
     base = lower(graph, keep=composable)

@@ -14,6 +14,7 @@ from covergraph.errors import GraphError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Input
+from covergraph.kinds import GRAPH, NAMES, WHOLE, require
 from covergraph.passes.prune import prune
 from covergraph.passes.regions import Region, components, cones, contract, leaving, users_of
 
@@ -29,6 +30,7 @@ def merge_chains(graph: ComputationGraph) -> ComputationGraph:
 
     In a chain every node reads one node, and each but the last is read by the next one alone and is not the output.
     """
+    require("merge_chains", {"graph": GRAPH}, graph=graph)
     users = users_of(graph)
     chains: dict[str, list[Node]] = {}
     for node in graph.nodes:
@@ -62,6 +64,7 @@ def coarsen(graph: ComputationGraph, blocks: str | Iterable[str], split: bool = 
     values leave into the fewest nodes with one value each.
     Raises `GraphError` for a pattern that matches nothing, and for a block that several values leave.
     """
+    require("coarsen", {"graph": GRAPH, "blocks": NAMES}, graph=graph, blocks=blocks)
     graph = prune(graph)
     chosen = _chosen(graph, [blocks] if isinstance(blocks, str) else blocks)
     members: dict[str, list[str]] = {}
@@ -77,6 +80,7 @@ def blocks(graph: ComputationGraph, depth: int) -> tuple[str, ...]:
 
     Raises `GraphError` if there is none.
     """
+    require("blocks", {"graph": GRAPH, "depth": WHOLE}, graph=graph, depth=depth)
     paths = _paths(graph)
     found = tuple(path for path in paths if _depth(path) == depth)
     if not found:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import sympy
 import torch
@@ -105,7 +105,8 @@ def _fused(region: Sequence[Node]) -> Node:
     source, expression = next(iter(expressions)), expressions[region[-1].name]
     function = KNOWN.get(expression)
     if function is None:
-        function = ScalarFunction(f"function({_short(expression)})", expression, _evaluation(region, source))
+        evaluation = _Evaluation(tuple(region), source)
+        function = ScalarFunction(f"function({_short(expression)})", expression, evaluation, evaluation.slope)
     return replace(region[-1], operation=Elementwise(function), inputs=(source,))
 
 
@@ -123,16 +124,42 @@ def _expression(node: Node, slots: Sequence[sympy.Expr]) -> sympy.Expr:
             return sympy.Mul(*slots)
 
 
-def _evaluation(region: Sequence[Node], source: str) -> Callable[[Tensor], Tensor]:
-    """The steps of the region on tensors."""
+@dataclass(frozen=True)
+class _Evaluation:
+    """The steps of a region on tensors; it can be pickled."""
 
-    def evaluate(x: Tensor) -> Tensor:
-        values = {source: x}
-        for node in region:
+    region: tuple[Node, ...]
+    source: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values = {self.source: x}
+        for node in self.region:
             values[node.name] = _value(node, [values[u] for u in node.inputs])
-        return values[region[-1].name]
+        return values[self.region[-1].name]
 
-    return evaluate
+    def slope(self, x: Tensor) -> Tensor:
+        """The derivative by the chain rule from those of the rows, which do not cancel where they saturate."""
+        values, slopes = {self.source: x}, {self.source: torch.ones_like(x)}
+        for node in self.region:
+            slots = [values[u] for u in node.inputs]
+            values[node.name] = _value(node, slots)
+            slopes[node.name] = _slope(node, slots, [slopes[u] for u in node.inputs])
+        return slopes[self.region[-1].name]
+
+
+def _slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    """The derivative of one step."""
+    match node.operation:
+        case Elementwise(function):
+            return function.derivative(slots[0]) * slopes[0]
+        case Add():
+            return sum(slopes[1:], slopes[0])
+        case Subtract():
+            return slopes[0] - slopes[1]
+        case Divide():
+            return (slopes[0] - slots[0] / slots[1] * slopes[1]) / slots[1]
+        case _:
+            return slopes[0] * slots[1] + slots[0] * slopes[1]
 
 
 def _value(node: Node, slots: Sequence[Tensor]) -> Tensor:

@@ -39,7 +39,7 @@ def measurements(certificate: Certificate) -> str:
         + (rf"Training error (ties count): ${tex(100 * error)}\,\%$. " if error is not None else "")
         + _failing(certificate)
         + ("Norms of total derivatives are bounds by products along edges (Proposition 2). " if data.filled else "")
-        + "An exact value is enclosed up to rounding, a certified one by its ends. Maxima run over the sample; the "
+        + "An exact value has a closed form, a certified one lies between its ends. Maxima run over the sample; the "
         "last column names the sample that attains one. Pairs outside $\\mathcal{P}$ serve the paper's expressions.",
         table("llllr", header, rows),
         rest,
@@ -150,7 +150,7 @@ def assumptions(certificate: Certificate) -> str:
     items = [
         (
             "The sample is independent, identically distributed and not augmented. Preprocessing and constants inside "
-            "the model (tensors that are not in its state, buffers of integers) do not depend on it.",
+            "the model (numbers in its code, tensors that are not learned) do not depend on it.",
             f"Not checkable from the data. Checked: two passes over the loader gave the same {data.n} samples, "
             + (
                 f"of which {data.repeated} are exact copies of earlier ones: duplicates='iid' says that they were "
@@ -170,7 +170,7 @@ def assumptions(certificate: Certificate) -> str:
         (
             "The network runs in eval mode and treats samples separately.",
             "Tracing compares the graph with the model on two inputs at two batch sizes; measuring compares them on "
-            "every batch. The certificate is about the network evaluated in double precision.",
+            "every batch, in double precision. The certificate is about the network evaluated in double precision.",
         ),
         (
             rf"What was chosen after seeing the sample is paid for: $U = {cost}$.",
@@ -188,6 +188,8 @@ def assumptions(certificate: Certificate) -> str:
             "$10^{-9}$ of each norm, which is not proved to suffice.",
         ),
     ]
+    taken = [(f"{escape(words[:1].upper() + words[1:])}.", "The user's word.") for words in data.assumed]
+    items += taken
     if certificate.delta_numeric:
         items.append(assumption())
     if not certificate.bound.augmented.loss.has_margin:

@@ -13,7 +13,7 @@ def explain(certificate: Certificate) -> str:
     More of them, before the last, where the certificate assumes more than usual, or samples fail a condition.
     """
     c = certificate
-    sentences = (_certified(c), repeated(c), _where(c), _failing(c), _help(c))
+    sentences = (_certified(c), repeated(c), _where(c), _failing(c), _assumed(c), _help(c))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -72,6 +72,11 @@ def _failing(c: Certificate) -> str:
         f"On {failing_samples(c.measurements)} of {c.n} samples a condition cannot hold (largest: node {worst!r}, "
         f"{_count(failing[worst], 'sample')}); there z = 1."
     )
+
+
+def _assumed(c: Certificate) -> str:
+    """What is taken on trust; empty if nothing is."""
+    return " ".join(f"This supposes that {words}." for words in c.measurements.assumed)
 
 
 def _count(number: int, noun: str) -> str:

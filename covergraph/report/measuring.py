@@ -12,7 +12,7 @@ from covergraph.values import Measurements
 WAYS = {
     "zero": "no path through reals: the norm is $0$",
     "edge": "one operation with a closed form",
-    "dense": "singular values of the Jacobian",
+    "dense": "the largest singular value of the Jacobian, with its rounding",
     "lanczos": "Lanczos from a random start for each sample",
     "fixed": "Lanczos from one random start: no sample changes the Jacobian",
     "filled": "bounds along paths, from upper ends of others (Proposition 2)",

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import PATH, require
 from covergraph.trajectory.trajectory import COLUMNS, Layer, Moments, Setting, Trajectory
 from covergraph.values import Floats
 
@@ -39,6 +40,7 @@ def load(path: Path | str) -> Trajectory:
 
     Raises `TrajectoryError` if there is no such file, if it is none of a recorder's, or if it is damaged.
     """
+    require("Trajectory.load", {"path": PATH}, path=path)
     try:
         content = Path(path).read_bytes()
     except OSError as reason:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from covergraph.kinds import TRAJECTORY, require
 from covergraph.trajectory import assumptions as assume
 from covergraph.trajectory.assumptions import MOVES, RANK, allowance, ledger_of, lifted, move_rounding
 from covergraph.trajectory.ledger import BOTH, Assumption, Ledger, Side, Statement, Status
@@ -30,6 +31,7 @@ def theorem1(trajectory: Trajectory, *, steps: slice | None = None) -> Statement
     the entries of z that share an entry of b (the lower side needs P = 1). Batches and vector outputs keep the upper
     side.
     """
+    require("theorem1", {"trajectory": TRAJECTORY}, trajectory=trajectory)
     rows = steps or ALL
     scale = (trajectory["alpha"] * trajectory["epsilon"])[rows]
     used, details = _used(trajectory, rows, "alpha", "epsilon")
@@ -52,6 +54,7 @@ def theorem1_gradient(trajectory: Trajectory, *, steps: slice | None = None) -> 
 
     Value and sides are sums over the rows of `steps` where both gradients were measured. The lower side needs P = 1.
     """
+    require("theorem1_gradient", {"trajectory": TRAJECTORY}, trajectory=trajectory)
     rows = steps or ALL
     used, details = _used(trajectory, rows)
     return summed(
@@ -72,6 +75,7 @@ def theorem1_batches(trajectory: Trajectory, *, steps: slice | None = None) -> S
 
     ε_i λ_i = ‖∂ℓ/∂h_i‖. Below there is only the sum's norm: the gradients of a batch may cancel, whatever their λ.
     """
+    require("theorem1_batches", {"trajectory": TRAJECTORY}, trajectory=trajectory)
     rows = steps or ALL
     alpha = trajectory["alpha"][rows]
     used, details = _used(trajectory, rows, "alpha")

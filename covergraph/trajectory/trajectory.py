@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from covergraph.errors import TrajectoryError
-from covergraph.values import Floats
+from covergraph.values import Floats, same
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +102,7 @@ class Setting:
     stopped: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Of consecutive stretches of iterates: rows [stops[k-1], stops[k]) hold b^{t+1} with this mean and scatter.
 
@@ -113,8 +113,13 @@ class Moments:
     means: Floats
     scatters: Floats
 
+    def __eq__(self, other: object) -> bool:
+        return same(vars(self), vars(other)) if isinstance(other, Moments) else NotImplemented
 
-@dataclass(frozen=True)
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The trajectory of one layer's bias: columns of T numbers (`COLUMNS`), and what was seen of the run."""
 
@@ -127,6 +132,14 @@ class Trajectory:
         lengths = {name: len(values) for name, values in self.columns.items()}
         if set(lengths) != set(COLUMNS) or len(set(lengths.values())) != 1:
             raise TrajectoryError(f"trajectory: columns {lengths}, expected {sorted(COLUMNS)} of one length")
+
+    def __eq__(self, other: object) -> bool:
+        """The same run, to the last bit."""
+        if not isinstance(other, Trajectory):
+            return NotImplemented
+        return all(same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self.columns["step"])

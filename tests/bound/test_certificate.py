@@ -159,7 +159,7 @@ def test_a_certificate_that_is_not_vacuous() -> None:
     bound = net.bound()
     start = mlp((2, 2, 2), scale=0.1).module
     inputs, labels = net.sample(3000)
-    found = measure(bound, net.module, [(*inputs, labels)], init_model=start)
+    found = measure(bound, net.module, [(*inputs, labels)], init_model=start, trust_init=True)
     thresholds = {v: m.upper for v, m in found.hidden.items()}
     radii = dict.fromkeys(net.graph.covered, 1e-8)
     kappa = {pair: m.upper for pair, m in found.pairs.items()}

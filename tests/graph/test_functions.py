@@ -458,7 +458,9 @@ def test_check_notices_a_wrong_row(name: str) -> None:
         formulas.append(lambda x: row.evaluate(x.abs()))
     for evaluate in formulas:
         with pytest.raises(ParameterError, match=f"function {name!r}"):
-            replace(row, evaluate=evaluate).check()
+            replace(row, evaluate=evaluate, slope=None).check()
+    with pytest.raises(ParameterError, match=f"function {name!r}"):
+        replace(row, slope=lambda x: 7 + 0 * x).check()
 
 
 def test_the_common_rows_stay() -> None:

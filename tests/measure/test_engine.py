@@ -14,6 +14,7 @@ from torch import Tensor
 from covergraph.graph import operations as op
 from covergraph.graph.functions import TANH
 from covergraph.graph.interpreter import Context, evaluate
+from covergraph.measure.chain import pair_norms
 from covergraph.measure.engine import Engine, Norms
 from covergraph.measure.jacobians import filled_norms
 from covergraph.measure.plan import Wanted, plan
@@ -49,10 +50,11 @@ def test_ends_hold_the_norms_of_every_pair_of_random_graphs(case: Case, wanted: 
     assert set(found.upper) == set(pairs)
     values, context = case.graph.run(case.state, *case.inputs), Context(case.graph.state(case.state))
     along = filled_norms(case.graph, values, context, pairs)
+    rounded = pair_norms(case.graph, values, context, pairs)  # the reference, by autograd, is no better than its margin
     for pair in pairs:
         dense, upper = truth(case, pair), found.upper[pair]
         whole = float(along[pair].max())
-        floor = 1e-13 * whole + 1e-250  # where paths cancel
+        floor = 1e-13 * whole + 1e-250 + 2 * float((rounded[pair][1] - rounded[pair][0]).max())  # where paths cancel
         assert (upper >= dense * (1 - 1e-10) - floor).all(), (pair, engine.plan.way[pair])
         assert found.lower[pair] <= float(dense.max()) * (1 + 1e-9) + floor
         if float(dense.max()) > 1e-6 * whole:  # else rounding may forbid to come so close

@@ -20,8 +20,9 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, edge_jacobian
 from covergraph.graph.node import Node
 from covergraph.measure import jacobians
+from covergraph.measure.chain import pair_norms
 from covergraph.measure.edges import edge_bound
-from covergraph.measure.jacobians import edge_norms, filled_norms, pair_norms, total_derivatives
+from covergraph.measure.jacobians import edge_norms, filled_norms, total_derivatives
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 SAMPLES = 3
@@ -63,13 +64,14 @@ def test_ends_of_pair_norms_enclose_the_singular_value(name: str) -> None:
     inputs, values, context = run(net)
     with torch.no_grad():
         found = pair_norms(net.graph, values, context, all_pairs(net))
-    for (w, a), norms in found.items():
+    for (w, a), (lower, upper) in found.items():
         truth = [
             spectral(dense_derivative(net.module, [x[i : i + 1] for x in inputs], w, a))
             for i in range(SAMPLES)
         ]
-        np.testing.assert_array_less(truth, norms.numpy() * (1 + 1e-15))
-        np.testing.assert_allclose(norms.numpy(), truth, rtol=1e-9)
+        np.testing.assert_array_less(truth, upper.numpy() * (1 + 1e-15))
+        np.testing.assert_array_less(lower.numpy(), np.array(truth) * (1 + 1e-15))
+        np.testing.assert_allclose(upper.numpy(), lower.numpy(), rtol=1e-9)
 
 
 @each_network
@@ -138,7 +140,7 @@ def test_chunks_of_samples_give_identical_numbers(
         found = pair_norms(net.graph, values, context, pairs), edge_norms(net.graph, values, context)
     for one, other in zip(expected, found, strict=True):
         for key in one:
-            torch.testing.assert_close(one[key], other[key], rtol=1e-13, atol=0)
+            torch.testing.assert_close(one[key], other[key], rtol=1e-11, atol=0)
 
 
 def test_one_chunk_holds_one_sample_at_least(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def test_losses_of_the_user_must_lie_in_the_unit_interval() -> None:
         ((X, ["cat"] * 12), LoaderChangedError, "labels of the batch that starts at sample 0 .*list"),
         (("cat", Y), LoaderChangedError, "inputs of the batch that starts at sample 0 .*str"),
         ((X.long(), Y), LoaderChangedError, r"torch\.int64; expected floating point"),
-        ((X, X, Y), GraphError, "2 inputs given, expected 1"),
+        ((X, X, Y), LoaderChangedError, "2 inputs .*expected what forward"),
         ((X[:, :4], Y), GraphError, r"'x' has shape \(12, 4\), expected \(batch, 5\)"),
         ((X[None], Y), GraphError, r"'x' has shape \(1, 12, 5\)"),
     ],

@@ -189,3 +189,20 @@ def test_labels_of_one_s_own_loss_are_finite_and_its_values_in_the_unit_interval
         value(PLAIN, [(LEFT, target)], loss=loss)
     with pytest.raises(LabelError, match=r"the first outside being 1\.\d+, expected one value in \[0, 1\]"):
         value(PLAIN, [(LEFT, Y)], loss=LipschitzLoss(lambda h, y: h[:, 0] * 0 + 1.5, 1.0))
+
+
+class Mixing(Listed):
+    """Samples look at each other as soon as there are more than eight."""
+
+    def forward(self, views: list[Tensor]) -> Tensor:  # type: ignore[override]
+        left = views[0] - views[0].mean(0) if len(views[0]) > 8 else views[0]
+        return super().forward([left, views[1]])
+
+
+def test_a_model_is_compared_with_its_graph_however_it_is_called() -> None:
+    with pytest.raises(CovergraphError, match="computes another function"):
+        value(Mixing(), [([LEFT, RIGHT], Y)])
+    one, other = Listed(), Listed()
+    with torch.no_grad():
+        other.a.weight.mul_(1.5)
+    assert value(one, [([LEFT, RIGHT], Y)], init_model=other) != EXPECTED

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from covergraph.errors import BatchMixingError, TracingError
+from covergraph.graph.shaking import shake_weights
 from covergraph.tracers import trace
 from covergraph.tracers.arguments import Arguments
-from covergraph.tracers.shaking import louder, shake_weights, shaken
+from covergraph.tracers.shaking import louder, shaken
 from covergraph.tracers.verify import deviation, verify_faithful
 
 

@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from covergraph.errors import TracingError
 from covergraph.graph.dispatch import unguarded
-from covergraph.tracers.precision import doubled
+from covergraph.graph.held import SPECIAL
+from covergraph.graph.precision import doubled
 
 
 def as_module(model: Any) -> nn.Module:
@@ -21,6 +22,15 @@ def as_module(model: Any) -> nn.Module:
     if isinstance(model, torch.export.ExportedProgram):
         _refuse_fixed_batch(model)
         return unguarded(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TracingError(
+            f"trace: the model is a {type(model).__name__} of torch.jit, whose Python code is gone; expected the "
+            "nn.Module that it was made from, or torch.export.export of that"
+        )
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise TracingError(
+            f"trace: the model is the class {model.__name__}, expected a module; make one: {model.__name__}(...)"
+        )
     if not isinstance(model, nn.Module):
         raise TracingError(f"trace: the model is {type(model).__name__}, expected an nn.Module or an ExportedProgram")
     return model
@@ -77,6 +87,8 @@ def _doubled(copied: nn.Module, buffers: Collection[str], aliases: Sequence[tupl
     registered = {id(tensor) for tensor in (*copied.parameters(), *copied.buffers())}
     for module in copied.modules():
         vars(module).update(_doubled_attributes(module, registered))
+    for parameter in copied.parameters():
+        parameter.grad = None  # it would keep its type, which torch forbids
     copied._apply(doubled)  # type: ignore[no-untyped-call]  # .double() leaves complex numbers as they are
     for path, key, name in aliases:  # a second view of a parameter's memory stays one
         vars(copied.get_submodule(path))[key] = copied.get_parameter(name).data
@@ -100,24 +112,22 @@ def _doubled_attributes(module: nn.Module, registered: Collection[int]) -> dict[
     return {key: pytree.tree_map_only(Tensor, double, value) for key, value in plain.items()}
 
 
-SPECIAL = frozenset(vars(nn.Module()))
-"""What every module has."""
-
-
 @contextmanager
 def _doubled_in_place(model: nn.Module) -> Iterator[None]:
     """Inside, parameters, buffers and tensor attributes are in float64; afterwards they are as they were."""
-    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    parameters = [(parameter, parameter.data, parameter.grad) for parameter in model.parameters()]
     places = [place for module in model.modules() for place in (vars(module), module._buffers)]
     tensors = [(place, {k: v for k, v in place.items() if isinstance(v, Tensor)}) for place in places]
-    for parameter, value in parameters:
+    for parameter, value, _ in parameters:
+        parameter.grad = None
         parameter.data = doubled(value).clone()  # the check changes them
     for place, values in tensors:
         place.update({key: doubled(value.detach()).clone() for key, value in values.items()})
     try:
         yield
     finally:
-        for parameter, value in parameters:
-            parameter.data = value
+        for parameter, value, gradient in parameters:
+            parameter.data, parameter.grad = value, None
+            parameter.grad = gradient
         for place, values in tensors:
             place.update(values)

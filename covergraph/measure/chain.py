@@ -1,7 +1,7 @@
-"""Dense Jacobians chained in single precision, with upper ends of their norms that are certified (Lemma 23).
+"""Dense Jacobians chained in single or double precision, with upper ends of their norms that are certified (Lemma 23).
 
-Values and local factors are those of double precision, each rounded once. A bound of what the chain loses is carried
-along, sharpened by the norms that are already known: of later sources first.
+Values and local factors are those of double precision; for single precision they are rounded once more. A bound of what
+the chain loses is carried along, sharpened by the norms that are already known: of later sources first.
 """
 
 from __future__ import annotations
@@ -18,46 +18,49 @@ from torch import Tensor
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, identity_tangents
 from covergraph.graph.node import Node
-from covergraph.measure import single_curved as single_curved  # registers its rules
+from covergraph.measure import rounded_curved as rounded_curved  # registers its rules
 from covergraph.measure.jacobians import Values, chunks, edge_norms, needed_edges
-from covergraph.measure.single_products import dense_ends, frobenius
-from covergraph.measure.single_rules import Rounded, rounded
+from covergraph.measure.rounded import Rounded, rounded
+from covergraph.measure.roundings import ABOVE, DOUBLE, SINGLE, Arithmetic
 from covergraph.values import Pair
 
-ABOVE = 1 + 2.0**-40
-"""Covers the roundings in double precision of bounds."""
+Ends = dict[Pair, tuple[Tensor, Tensor]]
+"""Lower and upper ends of ||D_{w<-a}(x)||_op for every pair and sample: (batch,) each, in double precision."""
 
 
-def single_norms(
+def pair_norms(
     graph: ComputationGraph,
     values: Values,
     context: Context,
     pairs: Sequence[Pair],
-    allowed: float,
     memory: int | None = None,
-) -> dict[Pair, Tensor]:
-    """Upper ends of ||D_{w<-a}(x)||_op for every pair and sample: (batch,) each, in double precision.
+    number: Arithmetic = DOUBLE,
+) -> Ends:
+    """Ends of the norms of total derivatives at the given values, which are taken for exact, as the weights are.
 
-    They hold for the exact product of the local Jacobians as double precision has them. Infinite where the upper end is
-    more than `allowed` (relative) above the norm as computed, or where an operation on the way has no rule.
-    `memory`: as for `pair_norms`.
+    (0, 0) for a path through integers only. The upper end is infinite where a number is not finite; in single precision
+    also where one is out of range or an operation on the way has no rule. `memory`: bytes that the tangents of one
+    chunk of samples may take, if that is less than `jacobians.MEMORY`.
     """
     device = next(iter(values.values())).device
     batch = len(next(iter(values.values())))
-    if not full_precision(device.type):
-        return {pair: torch.full((batch,), torch.inf, dtype=torch.float64, device=device) for pair in pairs}
+    zero = torch.zeros(batch, dtype=torch.float64, device=device)
+    if number is SINGLE and not full_precision(device.type):
+        return {pair: (zero, zero + torch.inf) for pair in pairs}
     by_source: dict[str, list[str]] = {}
     for w, a in pairs:
         by_source.setdefault(a, []).append(w)
-    # Made beforehand, as in `pair_norms`; 0 for a path through integers only.
-    found = {pair: torch.zeros(batch, dtype=torch.float64, device=device) for pair in pairs}
+    # Made beforehand: small results between large tangents would keep memory from being given back.
+    found = {pair: (zero.clone(), zero.clone()) for pair in pairs}
     with plain_sums(device.type):
-        chain = _Chain.of(graph, values, context, pairs)
+        chain = _Chain.of(graph, values, context, pairs, number)
         for node in reversed(graph.nodes):
             a, sinks = node.name, by_source.get(node.name, ())
             for rows, _ in chunks(graph, values, a, memory) if sinks else ():
-                for w, computed, lost in chain.derivatives(a, sinks, rows):
-                    found[w, a][rows] = _upper(computed, lost, allowed)
+                for w, made, lost in chain.derivatives(a, sinks, rows):
+                    lower, upper = (lost, lost) if made is None else number.ends(made)
+                    found[w, a][0][rows] = (lower - lost).nan_to_num(0.0, 0.0).clamp_min(0)
+                    found[w, a][1][rows] = ((upper + lost) * ABOVE).nan_to_num(torch.inf, torch.inf)
             chain.learn(a, found)
     return found
 
@@ -72,9 +75,12 @@ class _Chain:
     rules: Mapping[str, Rounded | None]
     edges: Mapping[Pair, Tensor]
     gains: dict[Pair, Tensor]
+    number: Arithmetic
 
     @staticmethod
-    def of(graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair]) -> _Chain:
+    def of(
+        graph: ComputationGraph, values: Values, context: Context, pairs: Sequence[Pair], number: Arithmetic
+    ) -> _Chain:
         """The rules of all operations on paths of the pairs."""
         needed = list(needed_edges(graph, pairs))
         rules: dict[str, Rounded | None] = {}
@@ -82,17 +88,17 @@ class _Chain:
             node = graph[x]
             slots = [values[u] for u in node.inputs]
             usable = node.kind == "float" and values[x].dtype == torch.float64
-            rules[x] = rounded(node.operation, node, slots, context) if usable else None
+            rules[x] = rounded(node.operation, node, slots, context, number) if usable else None
         chosen = [(x, u) for x, u in needed if rules[x] is not None]
         edges = {edge: norm.double() for edge, norm in edge_norms(graph, values, context, chosen).items()}
-        return _Chain(graph, values, {w for w, _ in pairs}, rules, edges, {})
+        return _Chain(graph, values, {w for w, _ in pairs}, rules, edges, {}, number)
 
     def derivatives(self, a: str, sinks: Collection[str], rows: slice) -> Iterator[tuple[str, Tensor | None, Tensor]]:
         """(w, D as computed, bound of its error in the Frobenius norm) of each sink w that a reaches through reals.
 
         D: (rows, size w, size a), None if an operation on the way has no rule; the error is infinite then.
         """
-        start = identity_tangents(self.values[a][rows].float())
+        start = identity_tangents(self.values[a][rows].to(self.number.dtype))
         tangents: dict[str, Tensor | None] = {a: start}
         norms: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
@@ -111,8 +117,8 @@ class _Chain:
                 for i, t in moved.items():
                     if rule.losses[i].terms:
                         u = node.inputs[i]
-                        norms[u] = frobenius(t.reshape(*t.shape[:2], -1)) if u not in norms else norms[u]
-                        loss = rule.losses[i].of(norms[u], made[0].numel(), node.inputs == (a,), rows)
+                        norms[u] = self.number.frobenius(t.reshape(*t.shape[:2], -1)) if u not in norms else norms[u]
+                        loss = rule.losses[i].of(norms[u], made[0].numel(), node.inputs == (a,), rows, self.number)
                         losses[node.name] = losses.get(node.name, 0.0) + loss
             if node.name in sinks:
                 yield node.name, *self._result(node.name, tangents[node.name], losses, rows, start)
@@ -138,29 +144,20 @@ class _Chain:
         on_way[ends] = reach[ends, index[a]]
         return [node for node, on in zip(self.graph.nodes, on_way, strict=True) if on]
 
-    def learn(self, a: str, found: Mapping[Pair, Tensor]) -> None:
+    def learn(self, a: str, found: Ends) -> None:
         """Add bounds of ||D_{w<-a}|| for all sinks w: what was found, or sum_u ||J_{w,u}|| ||D_{u<-a}||."""
         rule = self.rules.get(a)
         if rule is None or not any(loss.terms for loss in rule.losses.values()):
             return
-        gains = {a: torch.ones_like(self.values[a].flatten(1)[:, 0], dtype=torch.float64)}
+        gains = {a: torch.ones(len(self.values[a]), dtype=torch.float64, device=self.values[a].device)}
         for node in self.graph.nodes[self.graph.index[a] + 1 :]:
             steps = [(u, (node.name, u)) for u in node.predecessors if u in gains]
             terms = [self.edges[edge] * gains[u] for u, edge in steps if edge in self.edges]
             if terms:
                 gain = torch.stack(terms).sum(0) * ABOVE
-                gains[node.name] = torch.minimum(gain, found[node.name, a]) if (node.name, a) in found else gain
+                gains[node.name] = torch.minimum(gain, found[node.name, a][1]) if (node.name, a) in found else gain
                 if node.name in self.sinks:
                     self.gains[node.name, a] = gains[node.name]
-
-
-def _upper(derivative: Tensor | None, lost: Tensor, allowed: float) -> Tensor:
-    """Upper ends of the norms of matrices within `lost` of `derivative`; infinite if the margin is not `allowed`."""
-    if derivative is None:
-        return lost
-    computed, upper = dense_ends(derivative)
-    upper = (upper + lost) * ABOVE
-    return torch.where(upper <= computed * (1 + allowed), upper, torch.inf)
 
 
 LOWERED = ("NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from covergraph.tracers.folding import NARROW
+from covergraph.graph.weights import default_type
+
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 CASTS: Mapping[Any, Callable[..., Any]] = dict.fromkeys(
     (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16), torch.Tensor.double
@@ -57,13 +59,8 @@ def no_numbers() -> Iterator[None]:
 @contextmanager
 def real_numbers() -> Iterator[None]:
     """Inside, floating numbers are float64: by default, and where code asks for narrower ones."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _Wide():
-            yield
-    finally:
-        torch.set_default_dtype(default)
+    with default_type(torch.float64), _Wide():
+        yield
 
 
 def doubled(value: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Joints: break points of a piecewise function at which it is continuously differentiable (Lemma 12, *joints*).
+
+sign(h) log(|h| + 1) is C^1, but autograd gives it the slope 0 at h = 0, where |.| and sign have conventions of their
+own; and where rounding puts an inner argument onto its kink, or beside it, the slope is that convention's, too. Around
+a joint b phi' is therefore expanded from the symbolic pieces: phi'(t) = phi'(b) + phi''(b+-) (t - b) + O((t - b)^2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import sympy
+import torch
+from torch import Tensor
+
+from covergraph.errors import UnsupportedOperationError
+
+if TYPE_CHECKING:
+    from covergraph.graph.kinks import Part
+
+KINKED = (
+    sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Piecewise, sympy.Heaviside, sympy.floor, sympy.ceiling,
+)
+WIDTH = 2.0**-20
+"""A joint's neighborhood, relative to 1 + |b|: rounding moves an inner argument by less, unless 2^32-fold canceled."""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """phi'(b), phi''(b-), phi''(b+), and a bound of |phi'''| beside b (twice the larger of its values there)."""
+
+    point: float
+    slope: float
+    left: float
+    right: float
+    third: float
+
+    @property
+    def width(self) -> float:
+        return WIDTH * (1 + abs(self.point))
+
+
+@lru_cache(maxsize=512)
+def joints(expression: sympy.Expr) -> tuple[Joint, ...]:
+    """The joints of phi from left to right; none if its good intervals are not known (no bound is derived then)."""
+    from covergraph.graph.kinks import good_parts
+
+    if not expression.has(*KINKED):
+        return ()
+    try:
+        groups = good_parts(expression)
+    except UnsupportedOperationError:
+        return ()
+    return tuple(_joint(left, right) for parts in groups for left, right in pairwise(parts))
+
+
+def _joint(left: Part, right: Part) -> Joint:
+    third = 2 * max(abs(_derivative(left, left.end, 3)), abs(_derivative(right, right.start, 3)))
+    seconds = _derivative(left, left.end, 2), _derivative(right, right.start, 2)
+    return Joint(float(left.end), _derivative(left, left.end, 1), *seconds, third + 1e-3 * max(map(abs, seconds)))
+
+
+def _derivative(part: Part, point: sympy.Expr, order: int) -> float:
+    from covergraph.graph.functions import T
+
+    return float(sympy.diff(part.phi, T, order).subs(T, point).evalf(30))
+
+
+def smoothed(x: Tensor, slope: Tensor, found: Sequence[Joint]) -> Tensor:
+    """The slopes, around joints those of the expansion."""
+    for joint in found:
+        offset = x - joint.point
+        expanded = joint.slope + offset * torch.where(offset < 0, joint.left, joint.right)
+        slope = torch.where(offset.abs() <= joint.width, expanded, slope)
+    return slope
+
+
+def remainder(x: Tensor, found: Sequence[Joint]) -> Tensor:
+    """What the expansions leave, entry by entry; b is rounded, too."""
+    left = torch.zeros_like(x)
+    for joint in found:
+        offset = (x - joint.point).abs()
+        moved = 2.0**-52 * abs(joint.point) * max(abs(joint.left), abs(joint.right))
+        left = torch.where(offset <= joint.width, joint.third * offset.square() + moved, left)
+    return left

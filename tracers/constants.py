@@ -1,0 +1,73 @@
+"""Which tensors that the model holds are constants of the graph, and what does it do with them?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from covergraph.tracers.forms import bind, canonical_name
+from covergraph.tracers.values import State, kind_of
+
+SELECTS = frozenset({"index", "indices", "condition", "mask", "attn_mask", "offsets", "lengths", "repeats", "offs"})
+"""Arguments that say which entries are taken: the numbers in them take part in no arithmetic."""
+
+ADDS = frozenset({"add", "sub", "rsub", "baddbmm", "addmm", "where", "masked_fill", "scaled_dot_product_attention"})
+"""Operations in which a mask of booleans says what is dropped, as 0 or -inf."""
+
+
+def makes_floats(node: fx.Node) -> bool:
+    """True if a call has a result of real or complex numbers."""
+    leaves = [leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor)]
+    return any(kind_of(leaf.dtype) != "integer" for leaf in leaves)
+
+
+def looks_up(node: fx.Node, name: str) -> bool:
+    """True if the argument `name` is the table of an embedding, whose rows are numbers, also if they are integers."""
+    return name == "weight" and canonical_name(node.target) == "embedding"
+
+
+class HeldConstants:
+    """Follows constants that the model holds, by their names in it, through calls that no input reaches.
+
+    `all` are those that were met; `factors`, those whose numbers enter the arithmetic of a call on activations; masks
+    of booleans do where they are factors.
+    """
+
+    def __init__(self, held: Mapping[str, str]) -> None:
+        self._masks: set[str] = set()
+        self.all: list[str] = []
+        self.factors: list[str] = []
+        self._held = held
+        self._within: dict[fx.Node, tuple[str, ...]] = {}
+
+    def found(self, node: fx.Node, value: Tensor) -> None:
+        """A placeholder of a constant."""
+        if node.name in self._held:
+            name = self._held[node.name]
+            self._within[node] = (name,)
+            self.all.append(name)
+            self._masks |= {name} if value.dtype == torch.bool else set()
+
+    def passed(self, node: fx.Node) -> None:
+        """A call on constants, and perhaps on state."""
+        self._within[node] = tuple(name for a in node.all_input_nodes for name in self._within.get(a, ()))
+
+    def read(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
+        """A call on activations: which of its operands are constants?"""
+        hidden = self._masks if canonical_name(node.target) in ADDS else set()
+        for name, argument in bind(node).items():
+            if name in SELECTS or looks_up(node, name):
+                continue
+            for leaf in pytree.tree_leaves(argument):
+                if isinstance(leaf, fx.Node) and _fixed(values[leaf], node):
+                    self.factors += [name for name in self._within.get(leaf, ()) if name not in hidden]
+
+
+def _fixed(value: Any, node: fx.Node) -> bool:
+    """True if a call reads an operand as a constant: also integers of the state, if its own result is of integers."""
+    known = isinstance(value, State) and value.known is not None
+    return isinstance(value, Tensor) or (known and not makes_floats(node))
