@@ -401,7 +401,7 @@ def test_a_scaled_loss_that_overflows_in_half_precision_is_known() -> None:
     optimizer, scaler = torch.optim.SGD(model.parameters(), 1e-6), torch.amp.GradScaler("cpu", init_scale=2.0**14)
     with cg.TrajectoryRecorder(model, optimizer, graph=graph(), strict=True) as recorder:
         loss = 100 + model(x).square().sum()
-        scaled = scaler.scale(loss.half())
+        scaled = scaler.scale(loss.half().reshape(1))  # a loss without dimensions becomes a float
         scaled.backward()
         scaler.step(optimizer)
     assert scaled.isinf() and np.isfinite(recorder.trajectory["gradient"]).all()
