@@ -124,8 +124,9 @@ class TrajectoryRecorder(Recorder):
 
     The layer z = W h + b is the first with parameters on the traced graph; `layer` names another one, or a parameter,
     of which moves and gradients are recorded alone. The model's output is the tensor that ε_t = ‖∂ℓ/∂ŷ‖ is read at;
-    `output` picks it where there are several. Passes without gradients leave no trace; several backward passes between
-    two steps count as one larger batch.
+    `output` picks it where there are several. A backward pass counts if it adds to the gradient of the bias; several
+    between two steps count as one larger batch. Of a closure that runs again the first run counts, and the scale of a
+    gradient scaler is divided out.
 
     Args: `path`, the file (None: memory); it is written at every `flush` steps, fewer if the bias is large, and may be
     read at any time, also after a kill. `every`: ∂ℓ/∂h and the spectrum of W are taken at every so many steps (default:
@@ -135,8 +136,9 @@ class TrajectoryRecorder(Recorder):
     span of the columns. `graph`: of the model, if it has been traced. `overwrite`: drop what is in the file.
 
     The singular values of W^t are computed at every step if W is small, else at some, and enclosed between by Weyl's
-    inequality. Raises `TrajectoryError` where the layer cannot be watched, and at the first pass if the file exists
-    and no state was loaded. `state_dict` and `load_state_dict` are as in torch: kept with a checkpoint, the run
+    inequality. Raises `TrajectoryError` for wrong arguments. What refuses later (a layer that cannot be watched; at
+    the first pass a file that exists while no state was loaded) is warned of once and ends the recording, not the
+    training; `strict` raises it. `state_dict` and `load_state_dict` are as in torch: kept with a checkpoint, the run
     resumes its file.
     """
 

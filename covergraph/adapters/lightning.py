@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from covergraph.api import TrajectoryRecorder
 from covergraph.errors import TrajectoryError
+from covergraph.trajectory.guard import Guard
 from covergraph.trajectory.trajectory import Trajectory
 
 
@@ -18,33 +19,47 @@ class TrajectoryCallback(Callback):
     Args: `path`, the file; `model`, the dotted name of the network inside the LightningModule whose output the loss is
     computed from (default: the LightningModule itself, if `training_step` calls `self(x)`); `options`, those of
     `TrajectoryRecorder`. Its state goes into Lightning's checkpoints, so a resumed fit resumes the file. Each epoch's
-    end is a border of the trajectory's moments. Raises `TrajectoryError` if there are several optimizers.
+    end is a border of the trajectory's moments. What cannot be recorded, as with several optimizers, is warned of once
+    and ends no fit; with `strict=True` it raises `TrajectoryError`.
     """
 
     def __init__(self, path: str | Path | None = None, model: str = "", **options: Any) -> None:
         self.path, self.model, self.options = path, model, options
         self.recorder: TrajectoryRecorder | None = None
         self._state: dict[str, Any] | None = None
+        self._guard = Guard(bool(options.get("strict")))
 
     @property
     def trajectory(self) -> Trajectory:
         """What was recorded so far; raises `TrajectoryError` before the fit."""
         if self.recorder is None:
-            raise TrajectoryError("adapters.lightning: nothing is recorded yet, expected after fit(); call trainer.fit")
+            why = f" ({self._guard.reason})" * bool(self._guard.reason)
+            raise TrajectoryError(
+                f"adapters.lightning: nothing is recorded yet{why}, expected after fit(); call trainer.fit"
+            )
         return self.recorder.trajectory
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to record, or go on."""
+        self._guard(self._start)(trainer, pl_module)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(trainer.optimizers) != 1:
             raise TrajectoryError(
                 f"adapters.lightning: {len(trainer.optimizers)} optimizers, expected one; put a TrajectoryRecorder "
                 "around your own loop"
             )
-        network = pl_module.get_submodule(self.model)
-        self.recorder = TrajectoryRecorder(network, trainer.optimizers[0], self.path, **self.options)
+        known = dict(pl_module.named_modules())
+        if self.model not in known:
+            raise TrajectoryError(
+                f"adapters.lightning: {type(pl_module).__name__} has no module {self.model!r}, expected the network "
+                f"whose output the loss is computed from, such as {', '.join(map(repr, [*known][1:6]))}; name it with "
+                "model='...'"
+            )
+        recorder = TrajectoryRecorder(known[self.model], trainer.optimizers[0], self.path, **self.options)
         if self._state is not None:
-            self.recorder.load_state_dict(self._state)
-        self.recorder.__enter__()
+            recorder.load_state_dict(self._state)
+        self.recorder = recorder.__enter__()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A border of the moments."""

@@ -162,6 +162,15 @@ def explain_trajectory(t: Trajectory) -> str:
             f"λ_t had the median {plain(float(np.median(last)), 3)}, at most {plain(float(last.max()), 3)}"
             + (f"; the product of norms was {plain(_last_product(t), 3)} at the end." if _has_product(t) else ".")
         )
+    if t.setting.scaled:
+        told.append("A gradient scaler scaled the losses; the columns are divided by its scale.")
+    if t.setting.closures:
+        told.append(
+            "The closure ran several times a step: the loss, ε_t, λ_t and the gradient are those of its first run, at "
+            "b^t; the move is that of the whole step."
+        )
+    if t.setting.stopped:
+        told.append(f"Recording stopped after {len(t)} steps, before the training did: {t.setting.stopped}.")
     return " ".join(told)
 
 

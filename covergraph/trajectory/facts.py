@@ -43,6 +43,16 @@ def group_of(optimizer: torch.optim.Optimizer, bias: nn.Parameter, name: str) ->
     )
 
 
+def require_same(model: nn.Module, bias: nn.Parameter, name: str) -> None:
+    """Raise `TrajectoryError` if the model has another parameter of this name by now."""
+    path, _, leaf = name.rpartition(".")
+    if dict(model.named_modules())[path]._parameters.get(leaf) is not bias:
+        raise TrajectoryError(
+            f"trajectory: the model's {name!r} is another parameter than when recording began, expected the layer to "
+            "stay; begin a new recorder after layers are replaced"
+        )
+
+
 def first_setting(
     model: nn.Module, optimizer: torch.optim.Optimizer, group: int, graph: ComputationGraph | None, watched: Watched,
     bias: nn.Parameter,

@@ -1,4 +1,4 @@
-"""Hooks that copies of a model leave behind, and the loss that backward() is called on."""
+"""Hooks that copies of a model leave behind; the loss that backward() is called on, and its scale."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.utils._pytree import tree_leaves
 
 
 class Hook:
@@ -57,23 +59,35 @@ def silenced(model: nn.Module) -> Iterator[None]:
 
 
 class BackwardWatch:
-    """Between `start` and `stop`: is a backward pass under way, and on what? `begun` counts them, `on_begin` is told.
+    """Between `start` and `stop`: is a backward pass under way, and on what?
 
-    `torch.autograd.backward`, through which `Tensor.backward` goes, is replaced as long as any watch runs.
+    `begun` counts them; `on_begin` and `on_end` are told, and `on_scale` gets 1 over the scale that a gradient scaler
+    has put on the loss of the pass, with the scaler. `torch.autograd.backward`, through which `Tensor.backward` goes,
+    and `GradScaler.scale` are replaced as long as any watch runs.
     """
 
     def __init__(self) -> None:
         self.depth, self.begun = 0, 0
         self.loss: Tensor | None = None
         self.on_begin: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.on_scale: Callable[[Tensor, object], None] | None = None
 
-    def begin(self, tensors: Any) -> None:
+    def begin(self, tensors: Any, weights: Any = None) -> None:
         """A backward pass begins, perhaps inside of another one, as for checkpointed activations."""
-        if self.depth == 0:
-            self.loss, self.begun = _scalar(tensors), self.begun + 1
+        self.depth += 1
+        if self.depth == 1:
+            self.loss, self.begun = _scalar(tensors, weights), self.begun + 1
             if self.on_begin is not None:
                 self.on_begin()
-        self.depth += 1
+
+    def end(self) -> None:
+        """It is over, or has failed."""
+        self.depth -= 1
+        if self.depth == 0:
+            self.loss = None
+            if self.on_end is not None:
+                self.on_end()
 
     def start(self) -> None:
         """Begin to watch."""
@@ -85,9 +99,12 @@ class BackwardWatch:
         """Cease to watch; the last one puts back what was replaced, unless others have replaced it since."""
         if self in _WATCHES:
             _WATCHES.remove(self)
-        replaced = getattr(torch.autograd.backward, "_covergraph", None)
-        if not _WATCHES and replaced is not None:
-            torch.autograd.backward = replaced
+        if _WATCHES:
+            return
+        for owner, name in (*((kind, "scale") for kind in _scalers()), (torch.autograd, "backward")):
+            replaced = getattr(vars(owner)[name], "_covergraph", None)
+            if replaced is not None:
+                setattr(owner, name, replaced)
 
 
 _WATCHES: list[BackwardWatch] = []
@@ -98,22 +115,63 @@ def _install() -> None:
 
     @functools.wraps(original)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-        watches = tuple(_WATCHES)
-        for watch in watches:
-            watch.begin(tensors)
+        watches, told = tuple(_WATCHES), 0
         try:
+            for watch in watches:
+                told += 1
+                watch.begin(tensors, args[0] if args else kwargs.get("grad_tensors"))
             original(tensors, *args, **kwargs)
         finally:
-            for watch in watches:
-                watch.depth -= 1
-                if watch.depth == 0:
-                    watch.loss = None
+            for watch in watches[:told]:
+                watch.end()
 
     backward._covergraph = original  # type: ignore[attr-defined]
     torch.autograd.backward = backward
+    for kind in _scalers():
+        _install_scale(kind)
 
 
-def _scalar(tensors: Any) -> Tensor | None:
-    """The only tensor, if it has one entry."""
-    single = tensors[0] if isinstance(tensors, (tuple, list)) and len(tensors) == 1 else tensors
-    return single.detach().squeeze() if isinstance(single, Tensor) and single.numel() == 1 else None
+def _scalers() -> list[type]:
+    """GradScaler, and the classes made of it that scale in their own way."""
+    found: list[type] = [GradScaler]
+    for kind in found:
+        found += kind.__subclasses__()
+    return [kind for kind in found if "scale" in vars(kind)]
+
+
+def _install_scale(kind: Any) -> None:
+    original = kind.scale
+
+    @functools.wraps(original)
+    def scale(self: Any, outputs: Any) -> Any:
+        result = original(self, outputs)
+        if self.is_enabled() and isinstance(getattr(self, "_scale", None), Tensor):
+            inverse = self._scale.detach().double().reciprocal()  # a copy: update() changes the scale in place
+            if isinstance(outputs, Tensor) and isinstance(result, Tensor):  # the product may overflow in their type
+                result._covergraph = outputs.detach().double() / inverse.to(outputs.device)  # type: ignore[attr-defined]
+            for value in tree_leaves(result):
+                if isinstance(value, Tensor) and value.requires_grad:
+                    tell = functools.partial(_tell_scale, self, inverse)
+                    value.register_hook(tell)  # type: ignore[no-untyped-call]
+        return result
+
+    scale._covergraph = original  # type: ignore[attr-defined]
+    kind.scale = scale
+
+
+def _tell_scale(scaler: object, inverse: Tensor, gradient: Tensor) -> None:
+    """A backward pass goes through a scaled loss; what is before it is reached later."""
+    for watch in tuple(_WATCHES):
+        if watch.depth and watch.on_scale is not None:
+            watch.on_scale(inverse, scaler)
+
+
+def _scalar(tensors: Any, weights: Any) -> Tensor | None:
+    """What is differentiated, Σ w_k ℓ_k, if each ℓ_k has one entry."""
+    several = list(tensors) if isinstance(tensors, (tuple, list)) else [tensors]
+    factors = list(weights) if isinstance(weights, (tuple, list)) else [weights] * len(several)
+    if not several or any(not isinstance(t, Tensor) or t.numel() != 1 for t in several):
+        return None
+    losses = [getattr(t, "_covergraph", t.detach()).squeeze() for t in several]
+    weighted = [t if w is None else t * w.detach().squeeze() for t, w in zip(losses, factors, strict=False)]
+    return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()

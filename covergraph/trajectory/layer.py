@@ -79,11 +79,10 @@ def named_layer(name: str, model: nn.Module, graph: ComputationGraph | None = No
 
     Raises `TrajectoryError` if there is no such name, or if the module is no linear layer or convolution with a bias.
     """
-    parameters, modules = _parameters(model), dict(model.named_modules())
+    modules = dict(model.named_modules())
     if name in modules and name:
         return _of_module(name, modules[name], model, graph)
-    if name not in parameters:
-        raise TrajectoryError(f"trajectory: the model has no module and no parameter {name!r}; " + _name_one(model))
+    require_known(name, model)
     path, _, leaf = name.rpartition(".")
     try:
         if leaf == "bias" and isinstance(modules[path], (nn.Linear, *Convolutions)):
@@ -95,6 +94,12 @@ def named_layer(name: str, model: nn.Module, graph: ComputationGraph | None = No
     except TrajectoryError:
         pass  # it is watched as a parameter, of which no theorem speaks
     return Watched(name, "parameter", name)
+
+
+def require_known(name: str, model: nn.Module) -> None:
+    """Raise `TrajectoryError` unless the model has a module or a parameter of this name."""
+    if name not in _parameters(model) and name not in (path for path, _ in model.named_modules() if path):
+        raise TrajectoryError(f"trajectory: the model has no module and no parameter {name!r}; " + _name_one(model))
 
 
 def at_node(graph: ComputationGraph, node: Node, model: nn.Module) -> Watched:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.buffers import Buffers
+from covergraph.trajectory.guard import Guard
 from covergraph.trajectory.hooks import BackwardWatch
 from covergraph.trajectory.layer import Convolutions, Watched
+from covergraph.trajectory.tally import Seen, Tally
 
 PER_STEP = 2**13
 """Of so many weights, ∂ℓ/∂h and the drift of W are taken at every step; of k times as many, at every k-th."""
@@ -21,60 +23,69 @@ WORK = 2**20
 """Likewise for the multiplications that make ∂ℓ/∂h."""
 
 
-@dataclass
-class Seen:
-    """Since the last step: the samples at the output and at the layer's input, the gradients of the bias, and Σ ∂ℓ/∂h.
-
-    `version`: of W at the last gradient. `written`: the numbers of the row that hold something.
-    """
-
-    samples: int = 0
-    inner: int = 0
-    gradients: int = 0
-    version: int = -1
-    pulled: Tensor | None = None
-    written: set[str] = field(default_factory=set)
-
-
 class Passes:
-    """The hooks on the model, the layer and the bias; they write to row `row` of the buffers, without synchronization.
+    """The hooks on the model, the layer and the bias; they tell the tally of the step in progress what passes by.
 
-    `measures`: whether ∂ℓ/∂h is taken in the step in progress. Gradients count only inside of backward(); what came of
-    backward passes whose gradients were zeroed without a step is forgotten. `size`: ‖h‖ in the pass under way, of one
-    sample. `coarse`: the relative rounding of W under autocast. `given`: the model's input in the first pass, if h is
-    said to be a reordering of it.
+    `measures`: whether ∂ℓ/∂h is taken in this step. Gradients count only inside of backward(), and where the bias was
+    trained at the forward pass and gets a gradient of its own; what came of backward passes whose gradients were zeroed
+    without a step is forgotten. `ignores`: passes are not counted, as those of a closure that runs again. `size`: ‖h‖
+    in the forward pass under way, of one sample. `coarse`: the relative rounding of W under autocast. `given`: the
+    model's input in the first pass, if h is said to be a reordering of it. `scaled`: a scaler has scaled a loss.
+    `owner`: the module that holds the bias. `left`: the gradient that the last step left behind.
     """
 
     def __init__(
         self, watched: Watched, bias: nn.Parameter, weight: nn.Parameter | None, buffers: Buffers, watch: BackwardWatch,
-        every: int | None, output: str | int | None,
+        every: int | None, output: str | int | None, guard: Guard,
     ) -> None:
-        self.watched, self.bias, self.weight, self.buffers, self.watch = watched, bias, weight, buffers, watch
-        self.every, self.output = every, output
-        self.row, self.measures = 0, watched.module is not None
-        self.now, self.stale = Seen(), set[str]()
+        self.watched, self.bias, self.weight, self.watch = watched, bias, weight, watch
+        self.every, self.output, self.guard = every, output, guard
+        self.tally = Tally(buffers)
+        self.measures, self.ignores, self.counts = watched.module is not None, False, False
         self.version, self.accumulated = -1, False
+        self.owner: nn.Module | None = None
+        self.left: tuple[int, int] | None = None
+        self.arrived: Tensor | None = None
         self.slot: tuple[int, ...] | None = None
         self.met = False
         self.outputs = 0
         self.size: Tensor | None = None
         self.coarse = 0.0
         self.given: Tensor | None = None
-        watch.on_begin = self.forget_zeroed
+        self.scaled = False
+        self._scaler: object = None
+        watch.on_begin, watch.on_end = guard(self._begin), guard(self._end)
+        watch.on_scale = guard(self._on_scale)
+        if watch.depth:  # the first forward pass with gradients is that of a checkpoint
+            self._begin()
 
     @property
-    def weight_version(self) -> int:
-        """Counts the changes of W."""
-        return -1 if self.weight is None else self.weight._version
+    def now(self) -> Seen:
+        """What was seen since the last step."""
+        return self.tally.now
+
+    @property
+    def trains(self) -> bool:
+        """Whether a forward pass at this point is one with the bias itself, and may train it."""
+        own = self.owner is None or self.owner._parameters.get(self.watched.bias.rpartition(".")[2]) is self.bias
+        return torch.is_grad_enabled() and self.bias.requires_grad and own and not transformed()
+
+    @property
+    def versions(self) -> tuple[int, int]:
+        """Counts the changes of W and b."""
+        return -1 if self.weight is None else self.weight._version, self.bias._version
 
     def hooks(self) -> list[Any]:
         """The handles of the hooks on the bias."""
         bias: Any = self.bias  # torch's methods have no types
-        return [bias.register_hook(self._on_gradient), bias.register_post_accumulate_grad_hook(self._on_accumulated)]
+        return [
+            bias.register_hook(self.guard(self._on_gradient)),
+            bias.register_post_accumulate_grad_hook(self.guard(self._on_accumulated)),
+        ]
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer is about to run: its input is passed on by an alias that tells its gradient."""
-        if not torch.is_grad_enabled():
+        if not self.trains:
             return None
         place, h = first_tensor(args, kwargs, self.watched.name)
         if h.shape[1:] != self.slot:
@@ -82,20 +93,20 @@ class Passes:
         if torch.is_autocast_enabled(h.device.type):
             self.coarse = max(self.coarse, torch.finfo(torch.get_autocast_dtype(h.device.type)).eps / 2)
         self.size = torch.linalg.vector_norm(h.detach(), dtype=torch.float64) if len(h) == 1 else None
-        if self.watch.depth:  # checkpointed activations, computed again after the output was
-            self._set_input(self.size)
+        if self.counts:  # checkpointed activations, computed again after the output was
+            self.tally.set_input(self.size)
             self.size = None
         if not self.measures:
             return None
         alias = h.view_as(h) if h.requires_grad else h.detach().requires_grad_()
-        alias.register_hook(self._on_pull)  # type: ignore[no-untyped-call]
+        alias.register_hook(self.guard(self._on_pull))  # type: ignore[no-untyped-call]
         if isinstance(place, int):
             return (*args[:place], alias, *args[place + 1 :]), kwargs
         return args, {**kwargs, place: alias}
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         """The model has run."""
-        if not torch.is_grad_enabled():
+        if not self.trains:
             return
         size, self.size = self.size, None
         output = chosen(result, self.output)
@@ -112,7 +123,8 @@ class Passes:
                 "torch.view_as_real(...) of it"
             )
         self.outputs = output.shape[1:].numel()
-        output.register_hook(partial(self._on_output_gradient, size))  # type: ignore[no-untyped-call]
+        told = self.guard(partial(self._on_output_gradient, size, self.versions))
+        output.register_hook(told)  # type: ignore[no-untyped-call]
 
     def forget_zeroed(self) -> None:
         """Forget gradients that were zeroed without a step; what changes them otherwise, such as clipping, may stay.
@@ -126,33 +138,30 @@ class Passes:
             self.take()
 
     def take(self) -> Seen:
-        """What was seen since the last time; numbers that are not of it become stale."""
-        seen = self.now
-        self.now, self.accumulated = Seen(), False
-        self.stale |= seen.written
-        return seen
+        """What was seen since the last time."""
+        self.accumulated = False
+        return self.tally.take()
 
     def finish(self) -> Seen:
         """At the end of a step: what was seen, with the rest of its row filled in."""
-        slots, fresh = self.buffers.slots[self.row], self.now.written
-        if self.now.pulled is not None and self.now.inner > 1:  # of one sample it is in pulls
-            torch.linalg.vector_norm(self.now.pulled, dtype=torch.float64, out=slots["pull"])
-        if not self.now.gradients:
-            self.buffers.gradient_rows[self.row].zero_()
-        if self.now.samples != 1:
-            self._set_input(None)
-        for name in self.stale - fresh:
-            slots[name].fill_(math.nan)
-        seen = self.take()
-        self.stale = set()
-        return seen
+        self.accumulated, self.left = False, _mark(self.bias.grad)
+        return self.tally.finish()
 
     def require_seen(self) -> None:
         """Raise `TrajectoryError` if gradients came by a way that is not watched."""
-        if self.accumulated and not self.now.gradients:
+        grad, unseen = self.bias.grad, self.bias.requires_grad and not self.now.gradients
+        if unseen and grad is not None and (self.accumulated or (_mark(grad) != self.left and bool(grad.any()))):
             raise TrajectoryError(
                 f"trajectory: {self.watched.bias!r} has a gradient that came neither by loss.backward() nor by "
                 "torch.autograd.backward(), expected one of these inside of the recorder's `with`; call loss.backward()"
+            )
+        if self.now.gradients and not self.now.versions:  # an output of no samples is read as well
+            picked = "its output" if self.output is None else f"its output {self.output!r}"
+            raise TrajectoryError(
+                f"trajectory: {self.watched.bias!r} has a gradient, and none has come through what the model returned "
+                f"as {picked}, so that ε_t is not known; expected a loss that is computed from that tensor itself, not "
+                "from what it was copied or converted from, nor from the parameters alone; say with output=... which "
+                "entry the loss reads, or give the recorder the module inside whose output the loss reads"
             )
 
     def _meet(self, h: Tensor) -> None:
@@ -196,65 +205,62 @@ class Passes:
             self.watched = replace(self.watched, isometric=False)
         self.given = None
 
-    def _on_output_gradient(self, size: Tensor | None, gradient: Tensor) -> None:
-        if self.watch.depth:
-            self.now.samples += len(gradient)
-            self._add_norms("epsilon", gradient.detach())
-            self._set_input(size)
+    def _begin(self) -> None:
+        """A backward pass begins; what came of others whose gradients are zeroed is forgotten."""
+        self.counts, self._scaler = not self.ignores, None
+        if self.counts:
+            self.forget_zeroed()
+            self.tally.begin()
+
+    def _end(self) -> None:
+        if self.counts:
+            self.tally.end()
+        self.counts, self.arrived = False, None
+
+    def _on_scale(self, inverse: Tensor, scaler: object) -> None:
+        if not self.counts:
+            return
+        if self._scaler not in (None, scaler):
+            raise TrajectoryError(
+                "trajectory: one backward() goes through losses that two gradient scalers have scaled, so that it has "
+                "no one scale; expected one scaler for each backward(); call backward() once for each"
+            )
+        self.tally.inverse, self._scaler, self.scaled = inverse, scaler, True
+
+    def _on_output_gradient(self, size: Tensor | None, versions: tuple[int, int], gradient: Tensor) -> None:
+        if self.counts:
+            self.tally.add_output(gradient.detach(), size, versions)
 
     def _on_pull(self, gradient: Tensor) -> None:
-        if not self.watch.depth:
-            return
-        gradient, now = gradient.detach(), self.now
-        now.inner += len(gradient)
-        self._add_norms("pulls", gradient)
-        pulled = gradient.reshape(-1) if len(gradient) == 1 else gradient.sum(0).reshape(-1)
-        now.pulled = pulled if now.pulled is None else now.pulled + pulled
+        if self.counts:
+            self.tally.add_pull(gradient.detach())
 
     def _on_gradient(self, gradient: Tensor) -> None:
-        if not self.watch.depth:
-            return
-        row = self.buffers.gradient_rows[self.row]
-        if self.now.gradients:
-            row.add_(gradient.detach())
-        else:
-            row.copy_(gradient.detach())
-        self.now.gradients += 1
-        self.now.version = self.weight_version
-        if self.watch.loss is not None:
-            self._add("loss", self.watch.loss)
-            self.watch.loss = None  # once for each backward()
+        if self.counts:
+            self.arrived = gradient.detach()
 
     def _on_accumulated(self, parameter: Tensor) -> None:
+        """The gradient has arrived, unless the bias was frozen after the forward pass."""
+        if not parameter.requires_grad:
+            return
         self.accumulated = True
         self.version = -1 if parameter.grad is None else parameter.grad._version
+        if self.counts and self.arrived is not None:
+            self.tally.add_gradient(self.arrived)
+            self.arrived = None
+            if self.watch.loss is not None:
+                self.tally.add_loss(self.watch.loss)
+                self.watch.loss = None  # once for each backward()
 
-    def _add_norms(self, name: str, gradient: Tensor) -> None:
-        """Add the norm of each sample."""
-        if len(gradient) > 1:
-            rows = torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64)
-            self._add(name, rows.sum())
-        elif name in self.now.written:
-            self._add(name, torch.linalg.vector_norm(gradient, dtype=torch.float64))
-        else:
-            torch.linalg.vector_norm(gradient, dtype=torch.float64, out=self.buffers.slots[self.row][name])
-            self.now.written.add(name)
 
-    def _set_input(self, size: Tensor | None) -> None:
-        if size is not None:
-            self.buffers.slots[self.row]["input"].copy_(size)
-            self.now.written.add("input")
-        elif "input" in self.now.written:
-            self.stale.add("input")
-            self.now.written.discard("input")
+def transformed() -> bool:
+    """Whether torch.func.grad, vmap and the like run: what passes by then is none of the training's."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
-    def _add(self, name: str, value: Tensor) -> None:
-        slot = self.buffers.slots[self.row][name]
-        if name in self.now.written:
-            slot.add_(value)
-        else:
-            slot.copy_(value)
-            self.now.written.add(name)
+
+def _mark(gradient: Tensor | None) -> tuple[int, int] | None:
+    """What changes with a gradient, without keeping it alive."""
+    return None if gradient is None else (gradient.data_ptr(), gradient._version)
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[int | str, Tensor]:

@@ -16,6 +16,22 @@ from covergraph.graph.node import Node
 from covergraph.measure.edges_weights import weight_ends
 from covergraph.rules.lipschitz import Real, slot_lipschitz
 from covergraph.trajectory.facts import changes_in_training
+from covergraph.trajectory.layer import Watched
+
+
+def required_graph(graph: ComputationGraph | None, watched: Watched, faithful: bool) -> ComputationGraph:
+    """The graph; raises `TrajectoryError` unless it has the layer and computes what is trained (`faithful`)."""
+    if graph is None or not watched.place:
+        raise TrajectoryError(
+            f"trajectory: product needs the model's graph with the layer {watched.name!r} on it, and the model cannot "
+            "be traced, or its graph has no such node; record without product=..."
+        )
+    if not faithful:
+        raise TrajectoryError(
+            "trajectory: product needs a graph that computes what is trained, and in train mode the model's output is "
+            "another one (functional dropout, noise); record without product=..."
+        )
+    return graph
 
 
 def log_product(graph: ComputationGraph, model: nn.Module, start: str) -> float:

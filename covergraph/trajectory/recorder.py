@@ -16,12 +16,15 @@ from torch.utils._pytree import tree_leaves
 
 from covergraph.errors import CovergraphError, TrajectoryError
 from covergraph.graph.computation_graph import ComputationGraph
+from covergraph.trajectory.arguments import Options, require_kinds, the_optimizer
 from covergraph.trajectory.facts import computes
 from covergraph.trajectory.file import Store
+from covergraph.trajectory.guard import Guard
 from covergraph.trajectory.hooks import BackwardWatch, Hook, silenced
 from covergraph.trajectory.layer import Watched, first_layer, named_layer
-from covergraph.trajectory.passes import chosen
-from covergraph.trajectory.run import Options, Run
+from covergraph.trajectory.passes import chosen, transformed
+from covergraph.trajectory.run import Run
+from covergraph.trajectory.steps import Steps
 from covergraph.trajectory.trajectory import Trajectory
 
 
@@ -43,20 +46,21 @@ class Recorder(ABC):
         output: str | int | None = None,
         graph: ComputationGraph | None = None,
         overwrite: bool = False,
+        strict: bool = False,
     ) -> None:
-        for name, value in (("every", every), ("flush", flush), ("product", product)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise TrajectoryError(f"trajectory: {name} = {value!r}, expected a whole number, at least 1")
-        if active_rows and subspace is not None:
-            raise TrajectoryError("trajectory: active_rows and subspace are both given, expected at most one of them")
-        self.model, self.optimizer, self.layer, self.overwrite = model, optimizer, layer, overwrite
+        require_kinds(model, optimizer, path, layer)
         self._options = Options(every, flush, product, active_rows, subspace, output)
+        self.model, self.optimizer = model, the_optimizer(optimizer)
+        self.layer, self.overwrite = layer, overwrite
         self._store = Store(None if path is None else Path(path))
         self._graph, self._watch = graph, BackwardWatch()
+        self._guard = Guard(strict)
+        self._guard.on_stop = self._stop
         self._run: Run | None = None
+        self._watched: Watched | None = None
         self._state: Mapping[str, Any] | None = None
         self._handles: list[Any] | None = None
-        self._steps, self._begun = 0, 0
+        self._steps = Steps(self.optimizer, self._watch, self._guard)
 
     @staticmethod
     @abstractmethod
@@ -68,12 +72,11 @@ class Recorder(ABC):
     def __enter__(self) -> Self:
         if self._handles is not None:
             raise TrajectoryError("trajectory: this recorder has been used, expected a new one; make one for each run")
-        start = Hook(self._on_start)
+        start = Hook(self._guard(self._on_start))
         self._first = self.model.register_forward_pre_hook(start, with_kwargs=True)
         self._handles = [
             self._first,
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
+            *self._steps.hooks(),
         ]
         self._watch.start()
         return self
@@ -85,14 +88,24 @@ class Recorder(ABC):
         for handle in handles:
             handle.remove()
         self._watch.stop()
-        if self._run is None or not handles:
+        if not handles:
             return
         try:
-            self._run.flush(border=True)
+            self._guard(self._finish)(error is not None)
         except Exception as reason:
             if error is None:
                 raise
             error.add_note(f"trajectory: the last rows could not be written: {reason}")
+
+    def _finish(self, failed: bool) -> None:
+        if self._run is not None:
+            self._run.flush(border=True)
+        elif self._watched is not None and not failed:
+            raise TrajectoryError(_frozen(self._watched))
+
+    def _stop(self, reason: str) -> None:
+        if self._run is not None:
+            self._run.stop(reason)
 
     @property
     def trajectory(self) -> Trajectory:
@@ -100,6 +113,11 @@ class Recorder(ABC):
 
         Raises `TrajectoryError` if there is nothing.
         """
+        if not self._store.written.size and self._guard.reason:
+            raise TrajectoryError(
+                "trajectory: nothing is recorded, for recording has stopped before the end of the first step; "
+                f"{self._guard.reason}"
+            )
         if not self._store.written.size:
             raise TrajectoryError(
                 "trajectory: nothing is recorded yet, expected optimizer steps inside of the `with`; before its end "
@@ -110,13 +128,16 @@ class Recorder(ABC):
     def flush(self) -> None:
         """Write all rows that are complete, and set a border of the trajectory's moments, as at the end of an epoch."""
         if self._run is not None:
-            self._run.flush(border=True)
+            self._guard(self._run.flush)(border=True)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs, to be saved with the checkpoint of model and optimizer, between two steps."""
-        if self._run is None:
-            return dict(copy.deepcopy(self._state)) if self._state else {"step": 0}
-        return self._run.state()
+        kept = {"step": 0} if self._state is None else self._state
+        state = dict(copy.deepcopy(kept)) if self._run is None else self._guard(self._run.state)()
+        if self._guard.reason:
+            return {"step": kept["step"] if self._run is None else self._run.step, "stopped": self._guard.reason}
+        assert state is not None
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, before the first step: later rows of the file are dropped, and the run makes them again.
@@ -134,31 +155,50 @@ class Recorder(ABC):
         self._state = copy.deepcopy(dict(state))
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The first forward pass with gradients finds the layer and sets the other hooks."""
-        if not torch.is_grad_enabled():
+        """The first forward pass with gradients in which the bias is trained sets the other hooks."""
+        stands_in = any(not isinstance(p, nn.Parameter) for p in self.model.parameters())  # torch.func.functional_call
+        if not torch.is_grad_enabled() or transformed() or stands_in:
             return None
-        going_on = self._state is not None and self._state["step"] > 0
-        if not going_on and not self.overwrite:
-            self._store.require_new()
-        watched = self._find(args, kwargs)
-        run = Run(self.model, self.optimizer, watched, self._graph, self._options, self._store, self._watch)
+        if self._watched is None:
+            self._require_file()
+            self._watched = self._find(args, kwargs)
+            self._steps.waits = True
+        watched = self._watched
+        if not dict(self.model.named_parameters(remove_duplicate=False))[watched.bias].requires_grad:
+            return None  # frozen, as a discriminator is while its generator learns: it is waited out
+        run = Run(
+            self.model, self.optimizer, watched, self._graph, self._options, self._store, self._watch, self._guard
+        )
         given = [value.detach().clone() for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if watched.isometric and watched.module is not module and len(given) == 1:
             run.passes.given = given[0]
-        if self._state is not None and going_on:
+        if self._state is not None and self._state["step"] > 0:
             run.load(self._state)
         else:
             self._store.clear()
         assert self._handles is not None
         self._handles += run.passes.hooks()
         self._first.remove()
+        on_input = self._guard(run.passes.on_input)
         if watched.module is not None:
-            self._handles.append(watched.module.register_forward_pre_hook(Hook(run.passes.on_input), with_kwargs=True))
-        self._handles.append(self.model.register_forward_hook(Hook(run.passes.on_output)))
-        self._compared = self.model.register_forward_hook(Hook(partial(self._on_first_output, given)))
+            self._handles.append(watched.module.register_forward_pre_hook(Hook(on_input), with_kwargs=True))
+        self._handles.append(self.model.register_forward_hook(Hook(self._guard(run.passes.on_output))))
+        first = self._guard(partial(self._on_first_output, given))
+        self._compared = self.model.register_forward_hook(Hook(first))
         self._handles.append(self._compared)
-        self._run = run
-        return run.passes.on_input(module, args, kwargs) if watched.module is self.model else None
+        self._run = self._steps.run = run
+        return on_input(module, args, kwargs) if watched.module is self.model else None
+
+    def _require_file(self) -> None:
+        """Raise `TrajectoryError` if there is a file that this run is not to change."""
+        state = self._state or {"step": 0}
+        if state.get("stopped"):
+            raise TrajectoryError(
+                f"trajectory: the run whose state was loaded had stopped recording after {state['step']} steps "
+                f"({state['stopped']}), expected one that was recorded so far; its file stays as it is"
+            )
+        if not state["step"] and not self.overwrite:
+            self._store.require_new()
 
     def _on_first_output(self, given: list[Tensor], module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         """The graph is of eval mode: has the model, as it is trained, computed the same?"""
@@ -186,42 +226,10 @@ class Recorder(ABC):
             ) from reason
         return first_layer(self._graph, self.model)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        """W^t is measured before the update; of a step with a closure, after the closure has run for the first time.
 
-        A step that another step() calls, as `super().step()` does, is a part of that one; not so after one that failed.
-        """
-        if self._steps > 0 and self._begun == self._watch.begun:
-            self._steps += 1
-            return None
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            self._measure()
-        self._steps, self._begun = 1, self._watch.begun
-        if closure is None:
-            return None
-        runs = 0
-
-        def watched() -> Any:
-            nonlocal runs
-            loss, runs = closure(), runs + 1
-            if runs == 1:
-                self._measure()
-            return loss
-
-        return (args[0], watched), {name: value for name, value in kwargs.items() if name != "closure"}
-
-    def _measure(self) -> None:
-        if self._run is None:
-            raise TrajectoryError(
-                "trajectory: the optimizer steps, and the model has not been called with gradients; call model(x), not "
-                "model.forward(x), and give the recorder the module that is called; if torch.compile has compiled it "
-                "already, call torch.compiler.reset() first"
-            )
-        self._run.before_step()
-
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        assert self._run is not None
-        self._steps -= 1
-        if self._steps == 0:
-            self._run.after_step()
+def _frozen(watched: Watched) -> str:
+    return (
+        f"trajectory: {watched.bias!r} is frozen (requires_grad = False), and was so in each forward pass, expected a "
+        "bias that is trained; set requires_grad_(True) before the optimizer is made, or name another layer with "
+        "layer='...'"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from covergraph.errors import TrajectoryError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.trajectory import facts, file
+from covergraph.trajectory.arguments import Options
 from covergraph.trajectory.buffers import Buffers, RunningMoments
+from covergraph.trajectory.guard import Guard
 from covergraph.trajectory.hooks import BackwardWatch
 from covergraph.trajectory.layer import Watched
 from covergraph.trajectory.layer_map import Map
 from covergraph.trajectory.passes import Passes
-from covergraph.trajectory.path_product import log_product
+from covergraph.trajectory.path_product import log_product, required_graph
 from covergraph.trajectory.spectrum import Spectrum
 from covergraph.trajectory.trajectory import COLUMNS, Layer, Setting
 from covergraph.values import Floats
@@ -28,24 +30,12 @@ from covergraph.values import Floats
 ENDS = ("top_lower", "top_upper", "bottom_lower", "bottom_upper")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for."""
-
-    every: int | None = None
-    flush: int = 100
-    product: int | None = None
-    active_rows: bool = False
-    subspace: Tensor | None = None
-    output: str | int | None = None
-
-
 class Run:
     """A run from its first forward pass on. Of its `step` steps those that are not written yet are in the buffers."""
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, watched: Watched, graph: ComputationGraph | None,
-        options: Options, store: file.Store, watch: BackwardWatch,
+        options: Options, store: file.Store, watch: BackwardWatch, guard: Guard,
     ) -> None:
         self.model, self.optimizer, self.graph, self.options, self.store = model, optimizer, graph, options, store
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -53,8 +43,9 @@ class Run:
         self.weight = None if watched.weight is None else parameters[watched.weight]
         self.group = facts.group_of(optimizer, self.bias, watched.bias)
         self.buffers = Buffers(self.bias, options.flush)
-        self.passes = Passes(watched, self.bias, self.weight, self.buffers, watch, options.every, options.output)
-        self.step, self.blocks, self.version = 0, 0, -1
+        self.passes = Passes(watched, self.bias, self.weight, self.buffers, watch, options.every, options.output, guard)
+        self.passes.owner = model.get_submodule(watched.bias.rpartition(".")[0])
+        self.step, self.blocks, self.versions = 0, 0, (-1, -1)
         self.alphas, self.samples = [math.nan] * self.buffers.length, [0] * self.buffers.length
         self.spectrum: Spectrum | None = None
         self.layer: Layer | None = None
@@ -85,15 +76,17 @@ class Run:
         self.passes.require_seen()
         if self.row == self.buffers.length:
             self.flush()  # the last one failed
-        self.version = self.passes.weight_version
+        self.versions = self.passes.versions
         if self.layer is None or self.passes.met:
             self._begin()
-        if self.row == 0 and facts.mixes(self.model):
-            self.setting = facts.learned(self.setting, "", True, None)
+        if self.row == 0:
+            facts.require_same(self.model, self.bias, self.watched.bias)
+            self.setting = facts.learned(self.setting, "", facts.mixes(self.model), None)
         device = self.bias.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             self._measure()
 
+    @torch.no_grad()
     def _measure(self) -> None:
         assert self.spectrum is not None
         row, rate = self.row, self.optimizer.param_groups[self.group]["lr"]
@@ -105,22 +98,41 @@ class Run:
             self.spectrum.measure(self.step, row, slots["drift"], slots["frobenius"])
             self._compare(row)
         if self.options.product and row == 0 and self.blocks % self.options.product == 0:
-            slots["log_product"].fill_(self._log_product())
+            graph = required_graph(self.graph, self.watched, self.faithful)
+            slots["log_product"].fill_(log_product(graph, self.model, self.watched.place))
 
-    def after_step(self) -> None:
-        """The row of this step is complete."""
+    def require_unmoved(self, versions: tuple[int, int]) -> None:
+        """Raise `TrajectoryError` unless W and b are of these versions."""
+        if versions != self.passes.versions:
+            raise TrajectoryError(
+                f"trajectory: {type(self.optimizer).__name__} has changed the weights before it ran its closure, as "
+                "sharpness-aware optimizers do, so that no gradient is one at b^t; expected a closure that is run first"
+            )
+
+    def after_step(self, again: bool = False) -> None:
+        """The row of this step is complete; `again`: its closure has run several times."""
+        if again:
+            self.setting = replace(self.setting, closures=True)
         row = self.row
         self.buffers.bias_rows[row].copy_(self.bias.detach())
-        measured = self.passes.measures
-        seen = self.passes.finish()
+        measured, seen = self.passes.measures, self.passes.finish()
         self.samples[row] = seen.samples
-        elsewhere = seen.gradients and seen.version != self.version  # the gradient is of another W
-        if measured and (seen.inner != seen.samples or elsewhere):
+        if measured and (seen.inner != seen.samples or seen.versions - {self.versions}):  # of another W or b
             self.setting = replace(self.setting, once=False)
         self.step += 1
         self._aim()
         if self.row == self.buffers.length:
             self.flush()
+
+    def stop(self, reason: str) -> None:
+        """Write the rows that are complete, and why there are no more."""
+        self.setting = replace(self.setting, stopped=reason)
+        try:
+            self.flush(border=True)
+        except Exception:
+            if self.layer is not None and self.store.written.rows:
+                self.store.append(file.rows(np.empty((len(COLUMNS), 0)), self.layer, self.setting), 0)
+            raise
 
     @torch.no_grad()
     def flush(self, border: bool = False) -> None:
@@ -132,6 +144,8 @@ class Run:
         if columns is not None:
             content += file.rows(np.stack([columns[name] for name in COLUMNS]), self.layer, self.setting)
             moments = moments.taking(self.buffers.flat(self.buffers.biases, rows))
+        elif self.setting.stopped and self.store.written.rows:
+            content += file.rows(np.empty((len(COLUMNS), 0)), self.layer, self.setting)
         shortest = max(self.options.flush, -(-self.bias.numel() // len(COLUMNS)))  # means take no more than columns
         if moments.count and (border or moments.count >= shortest):
             content += file.border(self.step, moments.mean.cpu().numpy(), float(moments.scatter))
@@ -155,7 +169,7 @@ class Run:
 
     def _aim(self) -> None:
         """The passes write to the row of this step."""
-        self.passes.row = self.row
+        self.passes.tally.row = self.row
         self.passes.measures = self.watched.module is not None and self.step % (self.passes.every or 1) == 0
 
     @torch.no_grad()
@@ -190,28 +204,13 @@ class Run:
         )
         self._finish_loading()
 
-    @torch.no_grad()
     def _compare(self, row: int) -> None:
         """‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the step, if the bias is not shared."""
         assert self.layer is not None and self.spectrum is not None
-        pulled = self.passes.now.pulled
+        pulled = None if self.passes.tally.lacks_pulls else self.passes.now.pulled
         if self.layer.shared == 1 and self.watched.ordered and pulled is not None and self.passes.now.gradients:
             difference = self.spectrum.transposed(self.buffers.gradient_rows[row]).sub(pulled)
             torch.linalg.vector_norm(difference, dtype=torch.float64, out=self.buffers.slots[row]["apart"])
-
-    @torch.no_grad()
-    def _log_product(self) -> float:
-        if self.graph is None or not self.watched.place:
-            raise TrajectoryError(
-                f"trajectory: product needs the model's graph with the layer {self.watched.name!r} on it, and the "
-                "model cannot be traced, or its graph has no such node; record without product=..."
-            )
-        if not self.faithful:
-            raise TrajectoryError(
-                "trajectory: product needs a graph that computes what is trained, and in train mode the model's "
-                "output is another one (functional dropout, noise); record without product=..."
-            )
-        return log_product(self.graph, self.model, self.watched.place)
 
     def _columns(self, rows: int) -> dict[str, Floats]:
         assert self.spectrum is not None
@@ -230,10 +229,10 @@ class Run:
             ends = self.spectrum.ends(columns["drift"], columns["frobenius"], gradients)
         if self.watched.kind == "identity":
             columns["frobenius"] = np.full(rows, math.sqrt(math.prod(self.watched.slot or ())))
-        mixing = facts.mixes(self.model)
         reason = facts.not_plain(self.optimizer, self.optimizer.param_groups[self.group])
-        learned = facts.learned(self.setting, reason, mixing, self._identity(columns, ends["top_upper"]))
-        self.setting = replace(learned, outputs=self.passes.outputs)
+        identity = self._identity(columns, ends["top_upper"])
+        learned = facts.learned(self.setting, reason, facts.mixes(self.model), identity)
+        self.setting = replace(learned, outputs=self.passes.outputs, scaled=learned.scaled or self.passes.scaled)
         return columns | ends
 
     def _identity(self, columns: Mapping[str, Floats], top: Floats) -> float | None:

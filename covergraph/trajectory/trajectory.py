@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Mapping[str, str] = {
     "step": "t, counted from 0 by the optimizer's steps",
-    "loss": "the loss that backward() was called on",
+    "loss": "the loss that backward() was called on, without a gradient scaler's scale",
     "alpha": "the learning rate α_t of the bias",
     "samples": "number of samples between two steps",
     "epsilon": "Σ_i ‖∂ℓ/∂ŷ_i‖ over the samples; ε_t for a batch of one",
@@ -81,7 +81,9 @@ class Setting:
     (BatchNorm in train mode); like `piecewise`, None if the model in train mode is another one than on its graph.
     `identity`: largest ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the measured steps, relative to the larger of ‖W‖ ‖∂ℓ/∂b‖ and
     Σ ‖∂ℓ/∂h_i‖, and at least the rounding of W under autocast; of a shared bias no more than that is known.
-    `dtype`: of the bias.
+    `dtype`: of the bias. `scaled`: a gradient scaler scaled losses, and loss, epsilon, pull, pulls and gradient were
+    divided by its scale. `closures`: the closure of a step has run several times; all but the moves is of its first
+    run, at b^t. `stopped`: why recording ended before the training did, empty if it did not.
     """
 
     optimizer: str
@@ -95,6 +97,9 @@ class Setting:
     mixing: bool | None = None
     identity: float | None = None
     dtype: str = "float32"
+    scaled: bool = False
+    closures: bool = False
+    stopped: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +214,7 @@ class Trajectory:
         return load(path)
 
     def explain(self) -> str:
-        """What was watched, how far the bias went, and what λ_t was."""
+        """What was watched, how far the bias went, what λ_t was; and why recording stopped, if it did."""
         from covergraph.report.trajectories import explain_trajectory
 
         return explain_trajectory(self)

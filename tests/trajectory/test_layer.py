@@ -26,7 +26,7 @@ def first(model: nn.Module, *shape: int) -> Watched:
 
 def trained(model: nn.Module, *inputs: Tensor, steps: int = 2, **options: object) -> Trajectory:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with cg.TrajectoryRecorder(model, optimizer, **options) as recorder:  # type: ignore[arg-type]
+    with cg.TrajectoryRecorder(model, optimizer, strict=True, **options) as recorder:  # type: ignore[arg-type]
         for _ in range(steps):
             optimizer.zero_grad()
             model(*inputs).square().sum().backward()
@@ -193,7 +193,7 @@ def test_images_of_another_size_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     other = r"shape \(1, 1, 6, 6\), expected a batch of samples of shape \(1, 5, 5\)"
-    with pytest.raises(TrajectoryError, match=other), cg.TrajectoryRecorder(model, optimizer):
+    with pytest.raises(TrajectoryError, match=other), cg.TrajectoryRecorder(model, optimizer, strict=True):
         for side in (5, 6):
             optimizer.zero_grad()
             model(torch.randn(1, 1, side, side)).sum().backward()

@@ -46,7 +46,8 @@ class Loop:
         self.model = mlp(4, 3, 5, 1)
         self.steps = batches(STEPS, 1, (4,), 1)
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.5)
-        self.recorder = cg.TrajectoryRecorder(self.model, self.optimizer, path, flush=5, graph=graph(), **options)
+        options = {"flush": 5, "graph": graph(), "strict": True} | options
+        self.recorder = cg.TrajectoryRecorder(self.model, self.optimizer, path, **options)
 
     def run(self, start: int, stop: int) -> None:
         train(self.model, self.optimizer, self.steps[start:stop], nn.functional.mse_loss)

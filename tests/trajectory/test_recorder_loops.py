@@ -37,9 +37,9 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 
 def run(model: nn.Module, loop: Callable[..., None] | None = None, **options: Any) -> cg.Trajectory:
-    """A recorded run of `loop(model, optimizer)`, or of the plain loop on STEPS."""
+    """A recorded run of `loop(model, optimizer)`, or of the plain loop on STEPS; what refuses is raised."""
     optimizer = sgd(model)
-    with cg.TrajectoryRecorder(model, optimizer, **options) as recorder:
+    with cg.TrajectoryRecorder(model, optimizer, strict=True, **options) as recorder:
         if loop is None:
             train(model, optimizer, STEPS, mse)
         else:
@@ -253,7 +253,9 @@ def test_a_bias_of_two_layers_is_said() -> None:
 
 def refused(model: nn.Module, x: Tensor, match: str, **options: Any) -> None:
     optimizer = sgd(model)
-    with pytest.raises(TrajectoryError, match=match), cg.TrajectoryRecorder(model, optimizer, **options):
+    with pytest.raises(TrajectoryError, match=match), cg.TrajectoryRecorder(
+        model, optimizer, strict=True, **options
+    ):
         model(x).abs().sum().backward()
         optimizer.step()
 
@@ -309,7 +311,7 @@ def resumed(path: Path, first: dict[str, Any], second: dict[str, Any], threshold
             train(model, optimizer, STEPS[:5], mse)
             state = recorder.state_dict()
         spectrum.HISTORY = threshold[1]
-        with cg.TrajectoryRecorder(model, optimizer, path, graph=graph(), **second) as recorder:
+        with cg.TrajectoryRecorder(model, optimizer, path, graph=graph(), strict=True, **second) as recorder:
             recorder.load_state_dict(state)
             train(model, optimizer, STEPS[5:], mse)
     finally:
@@ -339,8 +341,8 @@ def test_every_may_change_when_a_run_resumes(tmp_path: Path) -> None:
 def test_two_recorders_on_one_file_are_refused(tmp_path: Path) -> None:
     model, path = mlp(5, 4, 1), tmp_path / "run"
     optimizer = sgd(model)
-    first = cg.TrajectoryRecorder(model, optimizer, path, flush=2)
-    second = cg.TrajectoryRecorder(model, optimizer, path, layer="2", flush=3)
+    first = cg.TrajectoryRecorder(model, optimizer, path, flush=2, strict=True)
+    second = cg.TrajectoryRecorder(model, optimizer, path, layer="2", flush=3, strict=True)
     with pytest.raises(TrajectoryError, match="something else writes to it; give each recorder a path"), first, second:
         train(model, optimizer, STEPS, mse)
     assert len(cg.Trajectory.load(path)) >= 2
@@ -357,7 +359,7 @@ def test_rows_that_could_not_be_written_are_written_later(tmp_path: Path, monkey
         append(self, content, rows)
 
     monkeypatch.setattr(Store, "append", failing)
-    with cg.TrajectoryRecorder(model, optimizer, tmp_path / "run", flush=3) as recorder:
+    with cg.TrajectoryRecorder(model, optimizer, tmp_path / "run", flush=3, strict=True) as recorder:
         for t, passes in enumerate(STEPS):
             if t not in (2, 3):
                 train(model, optimizer, [passes], mse)
