@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,13 +41,15 @@ def trace_by_make_fx(model: Chosen, arguments: Arguments, kept: Collection[str])
 def _known_modules(model: nn.Module) -> Iterator[None]:
     """Inside, every call that is recorded knows the modules around it, as torch.export would have noted them."""
     stack: dict[str, tuple[str, type]] = {}
+    calls: Counter[str] = Counter()
 
     def enter(path: str, module: nn.Module) -> None:
-        stack[path] = (path, type(module))
+        calls[path] += 1  # each call of a module is another one
+        stack[f"{path}@{calls[path]}"] = (path, type(module))
         traceback.get_current_meta()["nn_module_stack"] = dict(stack)
 
     def leave(path: str) -> None:
-        stack.pop(path, None)
+        stack.pop(f"{path}@{calls[path]}", None)
         traceback.get_current_meta()["nn_module_stack"] = dict(stack)
 
     handles = []

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from covergraph.errors import UnsupportedOperationError
+from covergraph.graph.forward import pushed
 
 if TYPE_CHECKING:
+    from covergraph.graph.functions import ScalarFunction
     from covergraph.graph.kinks import Part
 
 KINKED = (
@@ -56,6 +58,15 @@ def joints(expression: sympy.Expr) -> tuple[Joint, ...]:
     except UnsupportedOperationError:
         return ()
     return tuple(_joint(left, right) for parts in groups for left, right in pairwise(parts))
+
+
+def misread(function: ScalarFunction) -> bool:
+    """Whether autograd has another slope than phi' at some joint, where it follows the steps of `evaluate`."""
+    found = joints(function.expression)
+    at = torch.tensor([joint.point for joint in found], dtype=torch.float64)
+    slopes = torch.tensor([joint.slope for joint in found], dtype=torch.float64)
+    read = pushed(function.evaluate, (at,), (torch.ones_like(at),)) if found else at
+    return not torch.allclose(read, slopes, rtol=1e-6, atol=1e-9) if found else False
 
 
 def _joint(left: Part, right: Part) -> Joint:

@@ -180,6 +180,16 @@ def piecewise(trajectory: Trajectory, rows: slice) -> Assumption:
     )
 
 
+def derived(trajectory: Trajectory, rows: slice) -> Assumption:
+    """Autograd's gradients are those of f, also where inner kinks cancel."""
+    joints = trajectory.setting.joints
+    return _settled(
+        "autograd's gradient is that of f", None if joints is None or joints else True,
+        "otherwise λ_t is none of f where inner kinks cancel, though the inequality between the recorded numbers "
+        "holds", f"it errs exactly at such points of {joints}" if joints else "", READING,
+    )
+
+
 def rank(trajectory: Trajectory, rows: slice) -> Assumption:
     """‖Wᵀg‖ >= σ_min ‖g‖ with σ_min > 0 for the g that ∂ℓ/∂b may be, where it does not vanish."""
     layer, bottom = trajectory.layer, lifted(trajectory)[rows]
@@ -216,7 +226,7 @@ def sampled(trajectory: Trajectory, rows: slice) -> Assumption:
 
 Check = Callable[[Trajectory, slice], Assumption]
 MOVES: tuple[Check, ...] = (
-    *(affine, plain, single, scalar, output, unshared, once, identity, rank, separate, first, piecewise),
+    *(affine, plain, single, scalar, output, unshared, once, identity, rank, separate, first, piecewise, derived),
 )
 """What Theorem L1 rests on."""
 

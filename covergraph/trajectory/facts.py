@@ -14,6 +14,7 @@ from covergraph.graph import operations as op
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import T
 from covergraph.graph.interpreter import Context, stream
+from covergraph.graph.joints import misread
 from covergraph.graph.kinks import good_parts
 from covergraph.graph.node import Node
 from covergraph.trajectory.layer import Watched
@@ -69,8 +70,15 @@ def first_setting(
         piecewise=None if graph is None else is_piecewise_linear(graph) and not mixing,
         once=graph is None or _readers(graph, watched.bias) <= 1,
         mixing=mixing or (None if graph is None else False),
+        joints=None if graph is None else ", ".join(map(repr, _misread(graph))),
         dtype=str(bias.dtype).removeprefix("torch."),
     )
+
+
+def _misread(graph: ComputationGraph) -> list[str]:
+    """The nodes at whose joints autograd, with which training goes, has another slope than the function."""
+    functions = ((n.name, n.operation.function) for n in graph.nodes if isinstance(n.operation, op.Elementwise))
+    return [name for name, function in functions if misread(function)]
 
 
 def _readers(graph: ComputationGraph, bias: str) -> int:

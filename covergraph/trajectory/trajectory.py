@@ -79,6 +79,7 @@ class Setting:
     ∂ℓ/∂h is ∂ℓ/∂x. `piecewise`: the graph is piecewise linear up to a last sigmoid. `once`: between two steps the layer
     ran once for each sample, and nothing else reads the bias. `mixing`: samples of a batch influence each other
     (BatchNorm in train mode); like `piecewise`, None if the model in train mode is another one than on its graph.
+    `joints`: the nodes at whose joints autograd has another slope than the function (Lemma 12); "" if there are none.
     `identity`: largest ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the measured steps, relative to the larger of ‖W‖ ‖∂ℓ/∂b‖ and
     Σ ‖∂ℓ/∂h_i‖, and at least the rounding of W under autocast; of a shared bias no more than that is known.
     `dtype`: of the bias. `scaled`: a gradient scaler scaled losses, and loss, epsilon, pull, pulls and gradient were
@@ -93,6 +94,7 @@ class Setting:
     last: str = ""
     isometric: bool | None = None
     piecewise: bool | None = None
+    joints: str | None = None
     once: bool = True
     mixing: bool | None = None
     identity: float | None = None

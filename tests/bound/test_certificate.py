@@ -237,7 +237,7 @@ def test_certificates_fall_with_n_and_delta() -> None:
             t.repeat(n // 12, *[1] * (t.ndim - 1)) for t in (net.sample(12)[0][0], net.sample(12)[1])
         )
         bound = net.bound()
-        values[n, delta] = bound.evaluate(measure(bound, net.module, [(inputs, labels)]), delta=delta)
+        values[n, delta] = bound.evaluate(measure(bound, net.module, [(inputs, labels)], duplicates="iid"), delta=delta)
     assert values[48, 0.01].value < values[12, 0.01].value
     assert values[12, 0.2].value < values[12, 0.01].value
     assert math.isclose(values[48, 0.2].C, values[12, 0.2].C, rel_tol=1e-9)

@@ -22,6 +22,7 @@ from covergraph.graph import functions, kinks
 from covergraph.graph.functions import ScalarFunction, T
 from covergraph.graph.joints import KINKED
 from covergraph.graph.operations import Elementwise
+from covergraph.trajectory import theorem1
 
 COMPOSED: dict[str, Callable[[Tensor], Tensor]] = {
     "symmetric log": lambda h: torch.sign(h) * torch.log(h.abs() + 1),
@@ -189,3 +190,17 @@ def test_a_large_weight_behind_a_saturated_function_is_seen() -> None:
         found = cg.analyze(net, [(x, torch.ones(4))], **way).measurements.pairs["2", "0"]
         true = math.sqrt(2) * 1e20 / math.cosh(20) ** 2
         assert true > 2000 and true * (1 - 1e-12) <= found.upper <= true * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("name", "status"), [("symmetric log", "not checkable"), ("tanh", "true")])
+def test_a_run_says_where_autograd_errs(name: str, status: str) -> None:
+    net = Net(COMPOSED.get(name, torch.tanh)).double()
+    net.a.bias = nn.Parameter(torch.zeros(4).double())
+    sgd = torch.optim.SGD(net.parameters(), lr=0.01)
+    with cg.TrajectoryRecorder(net, sgd) as recorder:
+        for x in torch.randn(3, 1, 3, generator=torch.Generator().manual_seed(1)).double():
+            sgd.zero_grad()
+            net(x)[:, 0].square().sum().backward()
+            sgd.step()
+    (found,) = [a for a in theorem1(recorder.trajectory).ledger if a.name == "autograd's gradient is that of f"]
+    assert found.status == status and ("sign" in found.evidence or "function" in found.evidence) == (status != "true")

@@ -79,17 +79,12 @@ class Bumped(nn.Module):
         return self.act(self.fc(self.act(x)))
 
 
-@pytest.mark.parametrize("way", [trace_by_export, trace_by_fx])
+@pytest.mark.parametrize("way", [trace_by_export, trace_by_fx, trace_by_make_fx])
 def test_a_module_class_stands_for_all_that_it_does(way: Way) -> None:
     """The same module is used twice, and each use is one node."""
     graph = by(way, Bumped(), torch.randn(2, 3), functions={Bump: BUMP})
     assert [node.name for node in graph.nodes] == ["x", "act.bump", "fc", "act.bump_1"]
     assert graph["act.bump"].operation == Elementwise(BUMP)
-
-
-def test_a_way_that_hides_modules_says_so() -> None:
-    with pytest.raises(TracingError, match=r"the classes \['Bump'\].*give rows for their operations"):
-        by(trace_by_make_fx, Bumped(), torch.randn(2, 3), functions={Bump: BUMP})
 
 
 @pytest.mark.parametrize("way", [trace_by_export, trace_by_fx])

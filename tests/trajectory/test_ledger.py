@@ -73,7 +73,7 @@ OUTPUT = "the loss reads the network through its output alone"
 
 
 def test_nothing_is_false_of_an_honest_run() -> None:
-    statement = theorem1(seen(isometric=True, piecewise=True))
+    statement = theorem1(seen(isometric=True, piecewise=True, joints=""))
     assert {a.status for a in statement.ledger if a.name != OUTPUT} == {"true"}
     assert sides(statement) == "lu"
 
@@ -120,6 +120,7 @@ def test_unknowns_are_printed_and_do_not_forbid() -> None:
     statement = theorem1(unknown)
     assert {a.name for a in statement.ledger.with_status("not checkable")} == {
         *("plain SGD", "Wᵀ ∂ℓ/∂b = Σ ∂ℓ/∂h_i", "the layer's input is the model's input", "f piecewise linear"), OUTPUT,
+        "autograd's gradient is that of f",
     }
     assert sides(statement) == "lu"
     assert "not checkable" in repr(statement)
