@@ -25,7 +25,7 @@ UNIT = 2.0**-53
 TINY = 2.0**-1000
 """Above what is lost where a slope underflows."""
 SLOPE = (64.0, 64.0, 2.0**100)
-"""Roundings of a computed phi', in units of 2^-53: relative to it, and absolute (1 - tanh^2 is 0 where tanh' is 1e-17).
+"""Roundings of a computed phi', in units of 2^-53: relative to it, and absolute where its form cancels.
 
 The latter up to |t| = 2^100: what saturates is there closer to its limit than the numbers can tell."""
 
