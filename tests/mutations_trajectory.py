@@ -6,6 +6,7 @@ from mutation_rows import row
 
 ROOM = "tests/trajectory"
 LENGTH, COROLLARIES, BALANCE = (f"{ROOM}/test_{name}.py" for name in ("theorem1", "corollaries", "first_layer_norm"))
+PASSES, STEPS, STOPS = (f"{ROOM}/test_recorder_{name}.py" for name in ("passes", "steps", "stops"))
 REGIONS, ROBUST, DROPPED = (f"{ROOM}/test_{name}.py" for name in ("empty_regions", "robustness", "dropout"))
 RECORDER, SPECTRUM, COMPARED = (f"{ROOM}/test_{name}.py" for name in ("recorder", "spectrum", "identity"))
 
@@ -72,5 +73,31 @@ TRAJECTORIES = (
     row(
         "trajectory: gradients are not compared", "trajectory/run.py",
         "            self._compare(row)\n", "", COMPARED,
+    ),
+    row(
+        "recorder: passes without a gradient of the bias count", "trajectory/tally.py",
+        "if self.now.gradients == self._before.gradients:", "if False:", PASSES,
+    ),
+    row(
+        "recorder: forward passes with a frozen bias count", "trajectory/passes.py",
+        "return torch.is_grad_enabled() and self.bias.requires_grad and", "return torch.is_grad_enabled() and", PASSES,
+    ),
+    row(
+        "recorder: all runs of a closure count", "trajectory/steps.py",
+        "self.run.passes.ignores = self._runs > 1", "self.run.passes.ignores = False", STEPS,
+    ),
+    row(
+        "recorder: ∂ℓ/∂b with the scale", "trajectory/tally.py",
+        "self.buffers.gradient_rows[self.row], self._unscaled(gradient)",
+        "self.buffers.gradient_rows[self.row], gradient", STEPS,
+    ),
+    row("recorder: skipped steps are moves", "trajectory/steps.py", "bool(skips.any())", "False", STEPS),
+    row(
+        "recorder: an unread output is no error", "trajectory/passes.py",
+        "if self.now.gradients and not self.now.versions:", "if False:", STEPS,
+    ),
+    row(
+        "recorder: goes on after it has stopped", "trajectory/guard.py",
+        "            if self.reason:\n                return None\n", "", STOPS,
     ),
 )

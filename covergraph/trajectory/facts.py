@@ -46,8 +46,7 @@ def group_of(optimizer: torch.optim.Optimizer, bias: nn.Parameter, name: str) ->
 
 def require_same(model: nn.Module, bias: nn.Parameter, name: str) -> None:
     """Raise `TrajectoryError` if the model has another parameter of this name by now."""
-    path, _, leaf = name.rpartition(".")
-    if dict(model.named_modules())[path]._parameters.get(leaf) is not bias:
+    if all(path != name or other is not bias for path, other in model.named_parameters(remove_duplicate=False)):
         raise TrajectoryError(
             f"trajectory: the model's {name!r} is another parameter than when recording began, expected the layer to "
             "stay; begin a new recorder after layers are replaced"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from trajectory.beside import graph
 from trajectory.recorded import batches, mlp, train
 from trajectory.test_adapters import X, Y, working
 
@@ -26,11 +26,6 @@ mse = nn.functional.mse_loss
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-@cache
-def graph() -> cg.ComputationGraph:
-    return cg.trace(mlp(5, 4, 2), torch.randn(2, 5))
 
 
 @contextmanager
