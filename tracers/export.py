@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 
@@ -27,16 +28,36 @@ def exported(model: nn.Module, arguments: Arguments, kept: Collection[str]) -> E
     """The functional program: what `kept` names stays one operation."""
     args, kwargs = arguments.call()
     program = torch.export.export(model, args, kwargs, strict=False)
+    if all(_is_settled(node, kept) for node in program.graph.nodes):
+        return program  # decomposing takes torch several times as long as exporting
     return decomposed(program, kept)
+
+
+SETTLED = {
+    *("linear.default", "conv1d.default", "conv2d.default", "add.Tensor", "sub.Tensor", "mul.Tensor", "neg.default"),
+    *("tanh.default", "sigmoid.default", "relu.default", "gelu.default", "silu.default", "softplus.default"),
+    *("elu.default", "leaky_relu.default", "sin.default", "cos.default", "exp.default", "abs.default"),
+}
+"""Operations of aten that decomposing leaves as they are (a test compares)."""
+
+
+def _is_settled(node: fx.Node, kept: Collection[str]) -> bool:
+    if node.op != "call_function":
+        return node.op != "get_attr"
+    name = str(node.target).removeprefix("aten.")
+    return name in SETTLED and canonical_name(node.target) in kept
 
 
 def decomposed(program: ExportedProgram, kept: Collection[str]) -> ExportedProgram:
     """The program without in-place operations, and with all but the `kept` operations decomposed."""
+    return program.run_decompositions(dict(_table(frozenset(kept))))
+
+
+@cache
+def _table(kept: frozenset[str]) -> Mapping[Any, Callable[..., Any]]:
+    """torch's decompositions of all other operations."""
     table = torch.export.default_decompositions()
-    for operation in list(table):
-        if canonical_name(operation) in kept:
-            table.pop(operation)  # type: ignore[no-untyped-call]
-    return program.run_decompositions(table)
+    return {op: table[op] for op in list(table) if canonical_name(op) not in kept}
 
 
 def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: str) -> Traced:
