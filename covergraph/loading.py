@@ -14,7 +14,7 @@ import typer
 from torch import Tensor, nn
 
 from covergraph.errors import CovergraphError
-from covergraph.tracers import as_module
+from covergraph.graph.evaluation import as_module
 
 NESTED = ("state_dict", "model_state_dict", "model", "weights", "net")
 """The keys under which checkpoints keep a state dict among other things."""
