@@ -114,6 +114,10 @@ def state_dict_in(content: Any, path: Path) -> Mapping[str, Tensor]:
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return content
     found = [key for key in NESTED if _is_state(content.get(key))]
+    if len(found) > 1:
+        raise typer.BadParameter(
+            f"the weights {path} hold a state dict under each of {_some(found)}, expected one; save that which is meant"
+        )
     if not found:
         raise typer.BadParameter(
             f"the weights {path} hold {_some(list(map(str, content)))}, expected a state dict, or one under "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import covergraph as cg
+from covergraph.trajectory import theorem1
 
 X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(20) % 3
@@ -98,3 +99,8 @@ def test_a_pickled_analysis_goes_on_working() -> None:
     assert other.certificate.to_frame().equals(value.certificate.to_frame())
     assert other.explain() == value.explain()
     assert pickle.loads(pickle.dumps(value.bound.evaluate(value.measurements, choices=3))).choices == 3
+
+
+def test_statements_compare() -> None:
+    one, other = theorem1(trajectory(0)), theorem1(trajectory(1))
+    assert one == theorem1(trajectory(0)) == copy.deepcopy(one) and one != other

@@ -7,7 +7,8 @@ a joint b phi' is therefore expanded from the symbolic pieces: phi'(t) = phi'(b)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -28,22 +29,25 @@ KINKED = (
     sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.Piecewise, sympy.Heaviside, sympy.floor, sympy.ceiling,
 )
 WIDTH = 2.0**-20
-"""A joint's neighborhood, relative to 1 + |b|: rounding moves an inner argument by less, unless 2^32-fold canceled."""
+"""A joint's neighborhood is at most so wide, relative to 1 + |b|: rounding moves an inner argument by less."""
+ORDERS = (3, 4, 5, 6)
+"""Of the derivatives that limit it."""
 
 
 @dataclass(frozen=True)
 class Joint:
-    """phi'(b), phi''(b-), phi''(b+), and a bound of |phi'''| beside b (twice the larger of its values there)."""
+    """phi'(b), phi''(b-), phi''(b+), and how far around b they expand phi' (Lemma 12, joints)."""
 
     point: float
     slope: float
     left: float
     right: float
-    third: float
+    width: float
 
     @property
-    def width(self) -> float:
-        return WIDTH * (1 + abs(self.point))
+    def error(self) -> float:
+        """Of the expansion within the width."""
+        return ORDERS[-1] * 2.0**-40 * (1 + abs(self.slope))
 
 
 @lru_cache(maxsize=512)
@@ -57,7 +61,8 @@ def joints(expression: sympy.Expr) -> tuple[Joint, ...]:
         groups = good_parts(expression)
     except UnsupportedOperationError:
         return ()
-    return tuple(_joint(left, right) for parts in groups for left, right in pairwise(parts))
+    breaks = {float(end) for parts in groups for part in parts for end in (part.start, part.end) if end.is_finite}
+    return tuple(_joint(left, right, breaks) for parts in groups for left, right in pairwise(parts))
 
 
 def misread(function: ScalarFunction) -> bool:
@@ -69,10 +74,17 @@ def misread(function: ScalarFunction) -> bool:
     return not torch.allclose(read, slopes, rtol=1e-6, atol=1e-9) if found else False
 
 
-def _joint(left: Part, right: Part) -> Joint:
-    third = 2 * max(abs(_derivative(left, left.end, 3)), abs(_derivative(right, right.start, 3)))
+def _joint(left: Part, right: Part, breaks: Collection[float]) -> Joint:
+    """Its width ends before the next break point, and where a term of the expansion would count."""
+    point, slope = float(left.end), _derivative(left, left.end, 1)
+    widths = [WIDTH * (1 + abs(point)), *(abs(point - other) / 4 for other in breaks if other != point)]
+    for order in ORDERS:
+        size = max(abs(_derivative(left, left.end, order)), abs(_derivative(right, right.start, order)))
+        if size:
+            allowed = 2.0**-40 * (1 + abs(slope)) * math.factorial(order - 1)
+            widths.append((allowed / size) ** (1 / (order - 1)))
     seconds = _derivative(left, left.end, 2), _derivative(right, right.start, 2)
-    return Joint(float(left.end), _derivative(left, left.end, 1), *seconds, third + 1e-3 * max(map(abs, seconds)))
+    return Joint(point, slope, *seconds, min(widths))
 
 
 def _derivative(part: Part, point: sympy.Expr, order: int) -> float:
@@ -91,10 +103,11 @@ def smoothed(x: Tensor, slope: Tensor, found: Sequence[Joint]) -> Tensor:
 
 
 def remainder(x: Tensor, found: Sequence[Joint]) -> Tensor:
-    """What the expansions leave, entry by entry; b is rounded, too."""
+    """What the expansions leave, entry by entry: nothing at b but its rounding."""
     left = torch.zeros_like(x)
     for joint in found:
         offset = (x - joint.point).abs()
         moved = 2.0**-52 * abs(joint.point) * max(abs(joint.left), abs(joint.right))
-        left = torch.where(offset <= joint.width, joint.third * offset.square() + moved, left)
+        part = joint.error * (offset / joint.width).square() + moved
+        left = torch.where(offset <= joint.width, part, left)
     return left

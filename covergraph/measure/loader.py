@@ -124,7 +124,7 @@ def batches(loader: Iterable[Any], graph: ComputationGraph) -> Iterator[Batch]:
 def _doubled(x: Tensor) -> Tensor:
     """Reals in double precision, so that a sample is the same in whatever type it comes; whole numbers in int64."""
     if x.is_floating_point():
-        return x.double()
+        return x.double() + 0.0  # -0 is 0
     return x.long() if x.dtype in (torch.int32, torch.int16) else x
 
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from covergraph import kinds
-from covergraph.errors import BatchMixingError, LabelError
+from covergraph.errors import BatchMixingError, LabelError, ParameterError
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.losses import MarginLoss, require_unit
 from covergraph.measure import processes
@@ -110,6 +110,11 @@ def measure(
     began, graph = clock(), bound.graph
     with processes.team() as team:
         check_arguments(device, dtype, width, failure, budget, fill, checkpoint)
+        if exact and (fill or budget is not None):
+            raise ParameterError(
+                "measure: exact=True forms all Jacobians, fill and budget bound them along edges, expected one of the "
+                "two; leave the other out"
+            )
         require_choice("duplicates", duplicates, ("refuse", "iid"))
         loader = Reader(as_batches(loader), graph, model, bound.augmented.loss, batch_to)
         fill = fill or budget is not None  # in the first pass

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from covergraph.errors import EmptyLoaderError, LoaderChangedError, TracingError
 from covergraph.graph.binding import fits, inner_signature
@@ -49,11 +49,21 @@ class Flat(tuple[Any, ...]):
 def as_batches(loader: Any) -> Iterable[Any]:
     """Batches of a data set, of whole arrays (X, Y), or of a loader, which is returned. Raises `LoaderChangedError`."""
     if isinstance(loader, Dataset):
+        if not (isinstance(loader, IterableDataset) or hasattr(loader, "__len__")):
+            raise LoaderChangedError(
+                f"measure: the data set is a {type(loader).__name__} without __len__, expected one that knows how many "
+                "samples it has; add __len__, or pass a DataLoader"
+            )
         return DataLoader(loader, batch_size=ROWS)
     if isinstance(loader, tuple) and len(loader) >= 2 and all(_is_array(part) for part in loader):
         parts = [as_tensor(part, "data", 0) for part in loader]
-        if len({len(part) for part in parts}) == 1 and parts[0].dim() > 1:
+        rows = [len(part) for part in parts]
+        if len(set(rows)) == 1 and parts[0].dim() > 1:
             return DataLoader(TensorDataset(*parts), batch_size=ROWS)
+        raise LoaderChangedError(
+            f"measure: the arrays {described(loader)} have {', '.join(map(str, rows))} rows, expected inputs of two "
+            "axes or more and labels, as many of each; pass batches in a list, [(x, y)], if these are batches"
+        )
     if isinstance(loader, nn.Module) or not isinstance(loader, Iterable) or isinstance(loader, str | Mapping):
         raise LoaderChangedError(
             f"measure: the loader is of type {type(loader).__name__}, expected a DataLoader, a Dataset, batches "
@@ -95,6 +105,12 @@ def _parts(item: Any, start: int) -> tuple[Any, Any]:
         wanted = f"a key for the labels ({', '.join(LABELS)}) and at least one input"
     elif isinstance(item, tuple | list) and len(item) >= 2:
         *inputs, labels = item
+        if len(inputs) > 1 and _may_be_labels(inputs[-1]) and _may_be_labels(labels):
+            raise LoaderChangedError(
+                f"measure: the batch that starts at sample {start} is {described(item)}, of which the last two may "
+                "both be labels, indices or weights, expected (inputs, labels); say which is which, for instance "
+                "batch_to=lambda batch: (batch[0], batch[1])"
+            )
         return (inputs[0] if len(inputs) == 1 else Flat(inputs)), labels
     else:
         wanted = "batches (inputs, labels) or mappings with labels"
@@ -102,6 +118,14 @@ def _parts(item: Any, start: int) -> tuple[Any, Any]:
         f"measure: the batch that starts at sample {start} is {described(item)}, expected {wanted}; pass "
         "batch_to=lambda batch: (inputs, labels)"
     )
+
+
+def _may_be_labels(values: Any) -> bool:
+    """One whole number for each sample."""
+    if not _is_array(values):
+        return False
+    tensor = as_tensor(values, "inputs", 0)
+    return tensor.dim() == 1 and not tensor.is_complex() and bool((tensor == tensor.double().round()).all())
 
 
 def _fields(item: Any) -> dict[str, Any] | None:
@@ -128,6 +152,9 @@ def _arguments(
         if fits(signature, (inputs,), {}):
             return (inputs,), {}
         raise _unfit(f"the inputs {', '.join(map(repr, fields))}", signature, start)
+    named = dict(zip(getattr(inputs, "_fields", ()), inputs, strict=False)) if hasattr(inputs, "_fields") else {}
+    if named and signature is not None and set(named) <= set(signature.parameters):
+        return (), named
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     if signature is None or fits(signature, args, {}):
         return args, {}

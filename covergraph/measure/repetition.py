@@ -5,7 +5,8 @@ independent entries, q = prod_j q_j of the pairs agree in all, so that among n s
 with mean n(n-1)/2 q and, by Hoeffding's decomposition, variance at most that plus n^3 (prod_j t_j - q^2), t_j the share
 of triples. By Chebyshev's inequality, D exceeds the mean by 1,000 standard deviations with probability 1e-6 at most.
 Repetitions are explained by chance if it does not, or if there are no more possible samples than samples. Frequencies
-come from the first samples; entries that are not whole and differ in all different samples are continuous: q_j = 0.
+come from different samples, those with the smallest digests, which are a random choice; entries that are not whole and
+differ in all of them are continuous: q_j = 0. One sample that comes again and again is never chance.
 """
 
 from __future__ import annotations
@@ -21,28 +22,31 @@ from covergraph.errors import RepetitionError
 from covergraph.measure.loader import Batch
 from covergraph.values import Floats
 
-SHOWN, ENTRIES = 512, 2**22
-"""Frequencies are taken from so many samples, and from fewer if they have more entries in all."""
+SHOWN, FEWEST, ENTRIES = 512, 16, 2**22
+"""Frequencies are taken from so many samples, and from fewer, but 16, if they have more entries in all."""
 DEVIATIONS = 1000.0
 """Chebyshev: exceeded with probability 1e-6 at most."""
 
 
 @dataclass
 class Repetition:
-    """What a pass shows of samples that come again: a digest of each, and the entries of the first ones."""
+    """What a pass shows of samples that come again: a digest of each, and the entries of some different ones."""
 
     _digests: list[bytes] = field(default_factory=list)
-    _first: list[Tensor] = field(default_factory=list)
-    _rows: int = 0
+    _kept: dict[bytes, Tensor] = field(default_factory=dict)
 
     def add(self, batch: Batch, digests: list[bytes]) -> None:
         """Take one more batch, and the digests of its samples, 16 bytes each."""
         self._digests += digests
-        columns = torch.cat([x.reshape(len(batch), -1).double().cpu() for x in (*batch.inputs, batch.labels)], 1)
-        wanted = max(2, min(SHOWN, ENTRIES // max(columns.shape[1], 1))) - self._rows
-        if wanted > 0:
-            self._first.append(columns[:wanted].clone())
-            self._rows += len(self._first[-1])
+        entries = sum(x[0].numel() for x in (*batch.inputs, batch.labels))
+        wanted = max(FEWEST, min(SHOWN, ENTRIES // max(entries, 1)))
+        last = max(self._kept) if len(self._kept) >= wanted else b"\xff" * 17
+        for row, digest in enumerate(digests):
+            if digest < last and digest not in self._kept:
+                parts = [x[row].reshape(-1).double().cpu() for x in (*batch.inputs, batch.labels)]
+                self._kept[digest] = torch.cat(parts)
+        for digest in sorted(self._kept)[wanted:]:
+            del self._kept[digest]
 
     def count(self) -> int:
         """How many samples are like an earlier one."""
@@ -51,7 +55,7 @@ class Repetition:
     def require_chance(self) -> None:
         """Raise `RepetitionError` if chance does not explain how many pairs of samples agree."""
         n, repeated = len(self._digests), self.count()
-        if not repeated or _explained(torch.cat(self._first).numpy(), self._agreeing(), n):
+        if not repeated or _explained(torch.stack(list(self._kept.values())).numpy(), self._agreeing(), n):
             return
         one, two = self._pair()
         raise RepetitionError(
@@ -76,15 +80,16 @@ class Repetition:
         raise AssertionError("no sample comes again")
 
 
-def _explained(first: Floats, agreeing: float, n: int) -> bool:
-    """Whether so many agreeing pairs among n samples are chance, from the entries (rows, columns) of some samples."""
-    different = np.unique(first, axis=0)
-    doubles, triples, possible = 0.0, 0.0, 0.0
-    for column, distinct in zip(first.T, different.T, strict=True):
+def _explained(different: Floats, agreeing: float, n: int) -> bool:
+    """Whether so many agreeing pairs among n samples are chance, from the entries (rows, columns) of different ones."""
+    doubles, triples, possible, rows = 0.0, 0.0, 0.0, len(different)
+    if rows == 1:
+        return False
+    for column in different.T:
         values, counts = np.unique(column, return_counts=True)
-        if len(values) > 1 and len(np.unique(distinct)) == len(different) and bool((column != column.round()).any()):
+        if len(values) == rows and bool((column != column.round()).any()):
             return False
-        shares, rows = counts.astype(float), len(column)
+        shares = counts.astype(float)
         doubles += _log((shares * (shares - 1)).sum() / (rows * (rows - 1)))
         triples += _log((shares * (shares - 1) * (shares - 2)).sum() / max(rows * (rows - 1) * (rows - 2), 1))
         possible += math.log(len(values))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from covergraph.values import Floats
+from covergraph.values import Floats, same
 
 Status = Literal["true", "false", "not checkable"]
 Side = Literal["lower", "upper"]
@@ -56,7 +56,7 @@ class Ledger:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statement:
     """lower <= value <= upper, as one theorem says it of one run.
 
@@ -74,6 +74,11 @@ class Statement:
     rounding: float = 0.0
     steps: Mapping[str, Floats] = field(default_factory=dict, repr=False)
     details: Mapping[str, float] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return same(vars(self), vars(other)) if isinstance(other, Statement) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def slack_lower(self) -> float | None:

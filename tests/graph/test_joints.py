@@ -204,3 +204,21 @@ def test_a_run_says_where_autograd_errs(name: str, status: str) -> None:
             sgd.step()
     (found,) = [a for a in theorem1(recorder.trajectory).ledger if a.name == "autograd's gradient is that of f"]
     assert found.status == status and ("sign" in found.evidence or "function" in found.evidence) == (status != "true")
+
+
+NEAR: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
+    "a kink close by": (lambda h: F.relu(h - 9) - F.relu(9 - h) + 1000 * F.relu(h - 9.000004), 9.000008, 1001.0),
+    "a kink beside 0": (lambda h: F.relu(h) - F.relu(-h) + 100 * F.relu(h - 1e-7), 5e-7, 101.0),
+    "a kink far away": (lambda h: F.relu(h - 1e8) - F.relu(1e8 - h) + 50 * F.relu(h - 1e8 - 20), 1e8 + 50, 51.0),
+    "a steep power": (lambda h: F.relu(h) - F.relu(-h) + 1e24 * h.abs() ** 4, 5e-7, 1 + 4e24 * 5e-7**3),
+    "a short scale": (lambda h: torch.sign(h) * torch.log(1 + h.abs() / 1e-8), 9e-7, 1e8 / 91),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_the_neighborhood_of_a_joint_ends_before_anything_else_begins(name: str) -> None:
+    function, at, slope = NEAR[name]
+    row, x = fused(function), torch.tensor([at], dtype=torch.float64)
+    found = row.derivative(x)
+    assert float(found) == pytest.approx(slope, rel=1e-6)
+    assert abs(float(found) - slope) <= float(row.slope_error(x, found)) + 1e-6 * slope

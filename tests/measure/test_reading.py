@@ -143,7 +143,7 @@ SOFT = torch.full((N, 3), 1 / 3)
 @pytest.mark.parametrize(
     ("loader", "error", "pattern"),
     [
-        ([(LEFT, Y, torch.arange(N))], LoaderChangedError, r"2 inputs .*forward.*takes.*batch_to"),
+        ([(LEFT, Y, torch.arange(N))], LoaderChangedError, r"the last two may both be labels.*batch_to"),
         ([FIELDS | {"labels": Y}], TracingError, r"'input.right': \(2, 2\).*if that is wrong, pass batch_to"),
         ([{"left": LEFT}], LoaderChangedError, r"a dict with the keys 'left', expected a key for the labels"),
         ([(LEFT, SOFT)], LabelError, r"sample 0 has the label .*expected a class or a one-hot row"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -130,7 +130,7 @@ class Around(nn.Module):
 WRAPPED: dict[str, Callable[[nn.Module], Any]] = {
     "DataParallel": nn.DataParallel,
     "averaged": AveragedModel,
-    "compiled": torch.compile,
+    "compiled": partial(torch.compile, backend="eager"),
     "twice": lambda m: nn.DataParallel(AveragedModel(m)),
     "state": lambda m: nn.DataParallel(m).state_dict(),
     "a module around it": Around,

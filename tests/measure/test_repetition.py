@@ -93,3 +93,26 @@ def test_copies_of_discrete_data_with_many_possible_values_are_refused(columns: 
 def test_the_choice_has_two_words() -> None:
     with pytest.raises(ParameterError, match="duplicates is 'allow', expected one of 'refuse', 'iid'"):
         cg.analyze(NET, [(X, Y)], fill=True, duplicates="allow")  # type: ignore[arg-type]
+
+
+EQUAL = torch.cat([torch.zeros(513).long(), torch.arange(1, 11).repeat(100)])
+THRICE = torch.arange(4).repeat_interleave(3)
+HIDDEN = {
+    "all of one sample": (X[:1].repeat(40, 1), Y[:1].repeat(40)),
+    "in a row": (X[:20].repeat_interleave(600, 0), Y[:20].repeat_interleave(600)),
+    "behind equal rows": (X[EQUAL], Y[EQUAL]),
+    "of large samples": (torch.randn(4, 3 * 2**20, generator=GENERATOR)[THRICE], Y[THRICE]),
+}
+
+
+@pytest.mark.parametrize("form", HIDDEN)
+def test_copies_are_found_wherever_they_lie(form: str) -> None:
+    with pytest.raises(RepetitionError):
+        seen(*HIDDEN[form]).require_chance()
+
+
+def test_a_zero_has_no_sign() -> None:
+    negative = X.clone()
+    negative[:, 0] = -0.0
+    with pytest.raises(RepetitionError, match="40 of the 80"):
+        cg.analyze(NET, [(negative, Y), (negative + 0.0, Y)], fill=True)
