@@ -81,6 +81,8 @@ def call_of(item: Any, model: Any, batch_to: BatchTo | None, start: int) -> Call
     signature = inner_signature(model) if isinstance(model, nn.Module) else None
     inputs, labels = _parts(item if batch_to is None else _converted(batch_to, item), start)
     args, kwargs = _arguments(inputs, signature, start)
+    if isinstance(inputs, Flat) and signature is not None and _is_optional(signature, len(args) - 1):
+        _require_clear(item, inputs[-1], labels, start)
     args, kwargs = pytree.tree_map(lambda leaf: _leaf(leaf, start), (args, kwargs))
     return Call(args, kwargs, labels)
 
@@ -105,12 +107,6 @@ def _parts(item: Any, start: int) -> tuple[Any, Any]:
         wanted = f"a key for the labels ({', '.join(LABELS)}) and at least one input"
     elif isinstance(item, tuple | list) and len(item) >= 2:
         *inputs, labels = item
-        if len(inputs) > 1 and _may_be_labels(inputs[-1]) and _may_be_labels(labels):
-            raise LoaderChangedError(
-                f"measure: the batch that starts at sample {start} is {described(item)}, of which the last two may "
-                "both be labels, indices or weights, expected (inputs, labels); say which is which, for instance "
-                "batch_to=lambda batch: (batch[0], batch[1])"
-            )
         return (inputs[0] if len(inputs) == 1 else Flat(inputs)), labels
     else:
         wanted = "batches (inputs, labels) or mappings with labels"
@@ -118,6 +114,22 @@ def _parts(item: Any, start: int) -> tuple[Any, Any]:
         f"measure: the batch that starts at sample {start} is {described(item)}, expected {wanted}; pass "
         "batch_to=lambda batch: (inputs, labels)"
     )
+
+
+def _is_optional(signature: inspect.Signature, place: int) -> bool:
+    """Whether forward does without its positional argument at a place."""
+    places = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return place >= len(places) or places[place].default is not inspect.Parameter.empty
+
+
+def _require_clear(item: Any, last: Any, labels: Any, start: int) -> None:
+    """Raise `LoaderChangedError` where the last argument, which forward need not have, may be the labels."""
+    if _may_be_labels(last) and _may_be_labels(labels):
+        raise LoaderChangedError(
+            f"measure: the batch that starts at sample {start} is {described(item)}, of which the last two may both be "
+            "labels, indices or weights, expected (inputs, labels); say which is which, for instance "
+            "batch_to=lambda batch: (batch[0], batch[1])"
+        )
 
 
 def _may_be_labels(values: Any) -> bool:

@@ -143,7 +143,7 @@ SOFT = torch.full((N, 3), 1 / 3)
 @pytest.mark.parametrize(
     ("loader", "error", "pattern"),
     [
-        ([(LEFT, Y, torch.arange(N))], LoaderChangedError, r"the last two may both be labels.*batch_to"),
+        ([(LEFT, Y, torch.arange(N))], LoaderChangedError, r"2 inputs .*forward.*takes.*batch_to"),
         ([FIELDS | {"labels": Y}], TracingError, r"'input.right': \(2, 2\).*if that is wrong, pass batch_to"),
         ([{"left": LEFT}], LoaderChangedError, r"a dict with the keys 'left', expected a key for the labels"),
         ([(LEFT, SOFT)], LabelError, r"sample 0 has the label .*expected a class or a one-hot row"),
@@ -206,3 +206,26 @@ def test_a_model_is_compared_with_its_graph_however_it_is_called() -> None:
     with torch.no_grad():
         other.a.weight.mul_(1.5)
     assert value(one, [([LEFT, RIGHT], Y)], init_model=other) != EXPECTED
+
+
+def test_labels_that_forward_would_take_for_an_optional_argument_are_asked_for() -> None:
+    """(x, y, index) must not become forward(x, y) with the index as labels; a column that forward needs may."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.o = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return torch.tanh(self.o(x)) if mask is None else torch.tanh(self.o(x)) * mask[:, None]
+
+    class Needed(Masked):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x, mask)
+
+    with pytest.raises(LoaderChangedError, match=r"the last two may both be labels.*batch_to"):
+        value(Masked(), [(LEFT, Y, torch.arange(N) % 3)])
+    weights = torch.rand(N, generator=torch.Generator().manual_seed(2)) + 1
+    assert value(Masked(), [(LEFT, weights, Y)]) == value(Needed(), [(LEFT, weights, Y)])
+    assert value(Needed(), [(LEFT, torch.ones(N), Y)]) > 0
