@@ -85,3 +85,19 @@ def _(operation: op.Composite, node: Node, slots: Sequence[Tensor], context: Con
         made = apply(inner.operation, inner, [values[u] for u in inner.inputs], context)
         values[inner.name] = made.expand(slots[0].shape[0], *made.shape[1:]) if slots else made
     return values[operation.output]
+
+
+@tangent.register
+def _(operation: op.Composite, node: Node, slots: Sequence[Tensor], tangents: Tangents, context: Context) -> Tensor:
+    """Node by node: each derivative is that of its own rule, not autograd's of all steps at once (Lemma 12)."""
+    values = dict(zip(operation.inputs, slots, strict=True))
+    moved = {u: t for u, t in zip(operation.inputs, tangents, strict=True) if t is not None}
+    rows, directions = next(iter(moved.values())).shape[:2]
+    for inner in operation.nodes:
+        read, moving = [values[u] for u in inner.inputs], [moved.get(u) for u in inner.inputs]
+        made = apply(inner.operation, inner, read, context)
+        values[inner.name] = made.expand(rows, *made.shape[1:])
+        if inner.kind != "integer" and any(t is not None for t in moving):
+            moved[inner.name] = tangent(inner.operation, inner, read, moving, context)
+    value = values[operation.output]
+    return moved.get(operation.output, value.new_zeros(rows, directions, *value.shape[1:]))

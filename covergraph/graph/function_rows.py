@@ -100,8 +100,8 @@ SOFTSIGN = ScalarFunction(
 ERF = ScalarFunction("erf", sympy.erf(T), torch.erf, slopes.erf, True)
 ERFC = ScalarFunction("erfc", sympy.erfc(T), torch.erfc)
 NDTR = ScalarFunction("ndtr", (1 + sympy.erf(T / sympy.sqrt(2))) / 2, torch.special.ndtr)
-ATAN = ScalarFunction("atan", sympy.atan(T), torch.atan)
-ASINH = ScalarFunction("asinh", sympy.asinh(T), torch.asinh)
+ATAN = ScalarFunction("atan", sympy.atan(T), torch.atan, slopes.atan, True)
+ASINH = ScalarFunction("asinh", sympy.asinh(T), torch.asinh, slopes.asinh, True)
 SINC = ScalarFunction("sinc", sympy.sinc(sympy.pi * T), torch.sinc, slopes.sinc)
 SQUARE = ScalarFunction("square", T**2, torch.square)
 EXP = ScalarFunction("exp", sympy.exp(T), torch.exp)
@@ -120,10 +120,15 @@ SQRT = ScalarFunction("sqrt", sympy.sqrt(T), torch.sqrt)
 RSQRT = ScalarFunction("rsqrt", 1 / sympy.sqrt(T), torch.rsqrt)
 RECIPROCAL = ScalarFunction("reciprocal", 1 / T, torch.reciprocal)
 TAN = ScalarFunction("tan", sympy.tan(T), torch.tan)
-ASIN = ScalarFunction("asin", sympy.asin(T), torch.asin)
-ACOS = ScalarFunction("acos", sympy.acos(T), torch.acos)
-ATANH = ScalarFunction("atanh", sympy.atanh(T), torch.atanh)
-ACOSH = ScalarFunction("acosh", sympy.acosh(T), torch.acosh)
+ASIN = ScalarFunction("asin", sympy.asin(T), torch.asin, slopes.asin, True)
+ACOS = ScalarFunction("acos", sympy.acos(T), torch.acos, slopes.acos, True)
+ATANH = ScalarFunction("atanh", sympy.atanh(T), torch.atanh, slopes.atanh, True)
+ACOSH = ScalarFunction("acosh", sympy.acosh(T), torch.acosh, slopes.acosh, True)
+
+
+def _is_exact_factor(factor: float) -> bool:
+    """True for powers of 2. Another one rounds the argument of exp, which costs a relative error of |t| units."""
+    return abs(math.frexp(factor)[0]) == 0.5
 
 
 @cache
@@ -206,7 +211,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Sca
     name = _named("elu", *numbers)
     evaluate = partial(_scaled_elu, alpha=alpha, scale=scale, input_scale=input_scale)
     slope = partial(slopes.elu, alpha=alpha, scale=scale, input_scale=input_scale)
-    return ScalarFunction(name, _elu(alpha, scale, input_scale), evaluate, slope, True)
+    return ScalarFunction(name, _elu(alpha, scale, input_scale), evaluate, slope, _is_exact_factor(input_scale))
 
 
 @cache
@@ -217,7 +222,8 @@ def celu(alpha: float = 1.0) -> ScalarFunction:
     a = exact(alpha)
     expression = Piecewise((a * (sympy.exp(T / a) - 1), T < 0), (T, True))
     slope = partial(slopes.elu, alpha=alpha, input_scale=1 / alpha)
-    return ScalarFunction(_named("celu", alpha), expression, partial(F.celu, alpha=alpha), slope, True)
+    steady = _is_exact_factor(alpha)
+    return ScalarFunction(_named("celu", alpha), expression, partial(F.celu, alpha=alpha), slope, steady)
 
 
 @cache
@@ -240,7 +246,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> ScalarFunction:
     name = _named("softplus", beta, threshold)
     slope = None if threshold < 20 else partial(slopes.softplus, beta=beta)
     evaluate = partial(F.softplus, beta=beta, threshold=threshold)
-    return ScalarFunction(name, expression, evaluate, slope, slope is not None)
+    return ScalarFunction(name, expression, evaluate, slope, slope is not None and _is_exact_factor(beta))
 
 
 def gelu(approximate: str = "none") -> ScalarFunction:

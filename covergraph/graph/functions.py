@@ -62,6 +62,9 @@ class ScalarFunction:
         """
         from covergraph.graph.joints import joints, smoothed
 
+        constant = _constant_slope(self.expression)
+        if constant is not None:
+            return torch.full_like(x, constant)
         x = x.contiguous()  # forward mode refuses expanded tensors
         found = self.slope(x) if self.slope else pushed(self.evaluate, (x,), (torch.ones_like(x),))
         return smoothed(x, found, joints(self.expression))
@@ -69,18 +72,18 @@ class ScalarFunction:
     def slope_error(self, x: Tensor, slope: Tensor) -> Tensor:
         """Bound of |slope - phi'(x)| for the computed `slope` = derivative(x), entry by entry, in double precision.
 
-        Two roundings of a constant between straight pieces; else what is assumed of rows: SLOPE. Around joints what
-        their expansion leaves.
+        Two roundings of a constant between straight pieces, if it is no sum; else what is assumed of rows: SLOPE.
+        Around joints what their expansion leaves.
         """
         from covergraph.graph.joints import joints, remainder
 
-        if _is_straight(self.expression):
+        single = self.slope is None and _is_straight(self.expression)
+        if single or _constant_slope(self.expression) is not None:
             return 2 * UNIT * slope.abs()
         relative, absolute, far = SLOPE
         left = remainder(x, joints(self.expression))
-        if self.steady:
-            return left + UNIT * relative * slope.abs() + TINY
-        return left + UNIT * (relative * slope.abs() + torch.where(x.abs() < far, absolute, 0.0))
+        left = left + UNIT * relative * slope.abs() + TINY
+        return left if self.steady else left + UNIT * torch.where(x.abs() < far, absolute, 0.0)
 
     @property
     def is_affine(self) -> bool:
@@ -88,8 +91,7 @@ class ScalarFunction:
 
         A vanishing symbolic phi'' is not enough: it vanishes for kinks between straight pieces, too.
         """
-        phi = self.expression
-        return bool(phi.is_polynomial(T) and sympy.degree(phi, T) <= 1) if phi.has(T) else True
+        return _constant_slope(self.expression) is not None
 
     def check(self) -> None:
         """Raise `ParameterError` unless `expression` and `evaluate` agree at some points, with their derivatives.
@@ -117,6 +119,16 @@ class ScalarFunction:
                         f"function {self.name!r}: {name}({point}) is {found:.8g} by evaluate and {sympy.N(value, 8)} "
                         f"by the expression {self.expression}, expected the same; mend one of them"
                     )
+
+
+@cache
+def _constant_slope(expression: sympy.Expr) -> float | None:
+    """phi' if phi is a polynomial of degree 1 at most: exact where steps cancel, as in (t + ct) - t."""
+    if not expression.has(T):
+        return 0.0
+    if not expression.is_polynomial(T) or sympy.degree(expression, T) > 1:
+        return None
+    return float(sympy.diff(expression, T))
 
 
 @cache

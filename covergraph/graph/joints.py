@@ -52,17 +52,34 @@ class Joint:
 
 @lru_cache(maxsize=512)
 def joints(expression: sympy.Expr) -> tuple[Joint, ...]:
-    """The joints of phi from left to right; none if its good intervals are not known (no bound is derived then)."""
-    from covergraph.graph.kinks import good_parts
-
+    """The joints of phi from left to right; none if its break points are not known (no bound is derived then)."""
     if not expression.has(*KINKED):
         return ()
-    try:
-        groups = good_parts(expression)
-    except UnsupportedOperationError:
-        return ()
+    groups = _groups(expression)
     breaks = {float(end) for parts in groups for part in parts for end in (part.start, part.end) if end.is_finite}
     return tuple(_joint(left, right, breaks) for parts in groups for left, right in pairwise(parts))
+
+
+def _groups(expression: sympy.Expr) -> Sequence[Sequence[Part]]:
+    """Parts that meet at joints. Where singular points are not found, phi may still be known to have none (Lemma 5)."""
+    from covergraph.graph import kinks, singular
+
+    try:
+        return kinks.good_parts(expression)
+    except UnsupportedOperationError:
+        pass
+    try:
+        phi = singular.normalized(expression)
+        parts = kinks.parts(phi)
+    except UnsupportedOperationError:
+        return ()
+    groups = [[part] for part in parts[:1]]
+    for pair in pairwise(parts):
+        if all(kinks.are_equal(kinks.sides(phi, *pair, order)) for order in (0, 1)):
+            groups[-1].append(pair[1])
+        else:
+            groups.append([pair[1]])
+    return groups
 
 
 def misread(function: ScalarFunction) -> bool:

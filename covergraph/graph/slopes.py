@@ -86,6 +86,36 @@ def erf(x: Tensor) -> Tensor:
     return torch.exp(-r.square()) * torch.exp(-(x - r) * (x + r)) * (2 / math.sqrt(math.pi))
 
 
+def atan(x: Tensor) -> Tensor:
+    """1 / (1 + t^2)."""
+    return 1 / (1 + x.square())
+
+
+def asinh(x: Tensor) -> Tensor:
+    """(1 + t^2)^(-1/2); t^2 may leave the range of the numbers."""
+    return 1 / torch.hypot(x, torch.ones_like(x))
+
+
+def asin(x: Tensor) -> Tensor:
+    """((1 - t) (1 + t))^(-1/2): near the ends 1 - t^2 would cancel."""
+    return 1 / ((1 - x) * (1 + x)).sqrt()
+
+
+def acos(x: Tensor) -> Tensor:
+    """The negative of asin's."""
+    return -asin(x)
+
+
+def atanh(x: Tensor) -> Tensor:
+    """1 / ((1 - t) (1 + t))."""
+    return 1 / ((1 - x) * (1 + x))
+
+
+def acosh(x: Tensor) -> Tensor:
+    """|t - 1|^(-1/2) |t + 1|^(-1/2), two roots as the product may overflow; also for t < -1, as torch has it."""
+    return 1 / torch.where(x.abs() < 1, torch.nan, (x - 1).abs().sqrt() * (x + 1).abs().sqrt())
+
+
 def sinc(x: Tensor) -> Tensor:
     """(pi t cos(pi t) - sin(pi t)) / (pi t^2); near 0 by its series, whose next term is below 2^-53 of the first."""
     y = math.pi * x

@@ -18,7 +18,8 @@ from torch import Tensor
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context, identity_tangents
 from covergraph.graph.node import Node
-from covergraph.measure import rounded_curved as rounded_curved  # registers its rules
+from covergraph.measure import rounded_chains as rounded_chains  # registers its rules
+from covergraph.measure import rounded_curved as rounded_curved
 from covergraph.measure.jacobians import Values, chunks, edge_norms, needed_edges
 from covergraph.measure.rounded import Rounded, rounded
 from covergraph.measure.roundings import ABOVE, DOUBLE, SINGLE, Arithmetic

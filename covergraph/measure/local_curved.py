@@ -115,11 +115,20 @@ def _(operation: op.Softmax, node: Node, slots: Slots, context: Context) -> Loca
     axis, shapes = operation.axis + 1, shapes_of(slots)
     value = apply(operation, node, slots, context)
 
-    def logarithm(p: Tensor) -> Local:
-        return unary(
-            lambda t: t - (p * t).sum(axis, keepdim=True),
-            lambda c: torch.addcmul(c, p, c.sum(axis, keepdim=True), value=-1),
-        )
+    def logarithm(p: Tensor, top: Tensor) -> Local:
+        rest = p.scatter(axis, top, 0.0)  # 1 - p_i of the largest p_i is the sum of these
+
+        def push(t: Tensor) -> Tensor:
+            t = t - t.gather(axis, top)
+            return torch.sub(t, (rest * t).sum(axis, keepdim=True))
+
+        def pull(c: Tensor) -> Tensor:
+            first, others = c.gather(axis, top), c.scatter(axis, top, 0.0)
+            total = others.sum(axis, keepdim=True)
+            best = first * rest.sum(axis, keepdim=True) - p.gather(axis, top) * total
+            return torch.addcmul(others, rest, total + first, value=-1).scatter(axis, top, best)
+
+        return unary(push, pull)
 
     def make(p: Tensor, top: Tensor) -> Local:
         def both(t: Tensor) -> Tensor:
@@ -137,7 +146,8 @@ def _(operation: op.Softmax, node: Node, slots: Slots, context: Context) -> Loca
 
         return Local(push, pull)
 
-    return stored(logarithm, value.exp()) if operation.log else stored(make, value, value.argmax(axis, keepdim=True))
+    place = value.argmax(axis, keepdim=True)
+    return stored(logarithm, value.exp(), place) if operation.log else stored(make, value, place)
 
 
 @local.register

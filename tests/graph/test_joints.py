@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis.strategies as st
 import mpmath
@@ -222,3 +223,66 @@ def test_the_neighborhood_of_a_joint_ends_before_anything_else_begins(name: str)
     found = row.derivative(x)
     assert float(found) == pytest.approx(slope, rel=1e-6)
     assert abs(float(found) - slope) <= float(row.slope_error(x, found)) + 1e-6 * slope
+
+
+class Written(nn.Module):
+    """A function that a row is given for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) - F.relu(-x) + torch.log(2 + torch.sin(x))
+
+
+class Log(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return COMPOSED["symmetric log"](x)
+
+
+ODD = ScalarFunction("odd", sympy.Max(T, 0) - sympy.Max(-T, 0) + sympy.log(2 + sympy.sin(T)), Written())
+HIDDEN: dict[str, tuple[nn.Module, dict[str, Any], float]] = {
+    "singular points are not known": (Written(), {"functions": {Written: ODD}}, 1.5),
+    "within a block": (nn.Sequential(nn.Tanh(), Log()), {"blocks": ["1"]}, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("way", [{}, {"exact": True}, {"fill": True}], ids=str)
+def test_no_joint_is_hidden(name: str, way: dict[str, bool]) -> None:
+    """Seven units of slope phi'(0), each with weight 40 to the output."""
+    function, options, slope = HIDDEN[name]
+    net = nn.Sequential(nn.Linear(3, 8, bias=False), function, nn.Linear(8, 2)).double()
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.zero_()
+        net[0].weight[0, 0], net[2].weight[0, 1:] = 2, 40
+    x = torch.randn(10, 3, generator=torch.Generator().manual_seed(1)).double()
+    bound = cg.derive(cg.augment(cg.trace(net, x[:2], **options)))
+    found = cg.measure(bound, net, [(x, (x[:, 0] > 0).long())], **way).pairs["2", "0"]
+    assert found.upper >= 40 * math.sqrt(7) * slope * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("way", [{}, {"exact": True}, {"fill": True}], ids=str)
+def test_saturation_within_a_block_is_seen(way: dict[str, bool]) -> None:
+    """sigma(tanh(t)) at t = 20: sech^2(20) is 0 for autograd."""
+    net = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Tanh(), nn.Sigmoid()), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.fill_(1), layer.bias.zero_()
+        net[2].weight.mul_(1e20)
+    x = 20 + torch.arange(4.0)[:, None].double() / 8
+    bound = cg.derive(cg.augment(cg.trace(net, x[:2], blocks=["1"])))
+    found = cg.measure(bound, net, [(x, torch.ones(4))], **way).pairs["2", "0"]
+    gate = 1 / (1 + math.exp(-math.tanh(20)))
+    true = math.sqrt(2) * 1e20 / math.cosh(20) ** 2 * gate * (1 - gate)
+    assert true * (1 - 1e-12) <= found.upper <= true * (1 + 1e-9)
+
+
+def test_steps_that_cancel_leave_their_sum() -> None:
+    """(t + 2^-60 t) - t has the slope 2^-60, of which nothing is left step by step."""
+    row = fused(lambda h: (h + h * 2.0**-60) - h)
+    assert row.is_affine and float(row.derivative(torch.zeros(1).double())) == 2.0**-60
+    row = fused(lambda h: (F.relu(h) + h * 2.0**-60) - F.relu(h) + F.relu(h + 1))
+    at = torch.full((1,), -2.0).double()
+    found = row.derivative(at)
+    assert float((found - 2.0**-60).abs()) <= float(row.slope_error(at, found))

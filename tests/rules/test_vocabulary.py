@@ -45,7 +45,7 @@ QUESTIONS: dict[str, tuple[Any, set[str]]] = {
     "entropy": (learned_entropy, set(VOCABULARY) - LEARNED),
     "distance to the reference": (distance, set(VOCABULARY) - LEARNED),
     "worst-case constant": (slot_lipschitz, NO_SLOT | LOWERED | NO_FINITE_CONSTANT),
-    "edge norm": (slot_bound, NO_SLOT | LOWERED | {"Composite"}),  # a chain by its dense Jacobian
+    "edge norm": (slot_bound, NO_SLOT | LOWERED),
     "formula": (formula, set()),
 }
 """Question: its function, and the operations that need no answer."""
