@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from covergraph.graph.weights import Weights
 from covergraph.tracers.forms import bind, canonical_name
+from covergraph.tracers.traced import module_path
 from covergraph.tracers.values import State, kind_of
 
 SELECTS = frozenset({"index", "indices", "condition", "mask", "attn_mask", "offsets", "lengths", "repeats", "offs"})
@@ -33,14 +36,16 @@ def looks_up(node: fx.Node, name: str) -> bool:
 class HeldConstants:
     """Follows constants that the model holds, by their names in it, through calls that no input reaches.
 
-    `all` are those that were met; `factors`, those whose numbers enter the arithmetic of a call on activations; masks
-    of booleans do where they are factors.
+    Masks of booleans count where they are factors. `numbers` are the plain ones of the model's modules, which are known
+    by their value where they are read.
     """
 
-    def __init__(self, held: Mapping[str, str]) -> None:
+    def __init__(self, held: Mapping[str, str], numbers: Mapping[str, float]) -> None:
         self._masks: set[str] = set()
-        self.all: list[str] = []
-        self.factors: list[str] = []
+        self._all: list[str] = []
+        self._factors: list[str] = []
+        self._read: list[str] = []
+        self._numbers = numbers
         self._held = held
         self._within: dict[fx.Node, tuple[str, ...]] = {}
 
@@ -49,22 +54,37 @@ class HeldConstants:
         if node.name in self._held:
             name = self._held[node.name]
             self._within[node] = (name,)
-            self.all.append(name)
+            self._all.append(name)
             self._masks |= {name} if value.dtype == torch.bool else set()
+
+    def named(self, weights: Weights) -> Weights:
+        """With the names of those that were met, that enter the arithmetic of a call on activations, and of numbers."""
+        held, factors, numbers = (tuple(dict.fromkeys(names)) for names in (self._all, self._factors, self._read))
+        return replace(weights, held=held, factors=factors, numbers=numbers)
 
     def passed(self, node: fx.Node) -> None:
         """A call on constants, and perhaps on state."""
+        self._of_modules(node)
         self._within[node] = tuple(name for a in node.all_input_nodes for name in self._within.get(a, ()))
 
     def read(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
         """A call on activations: which of its operands are constants?"""
+        self._of_modules(node)
         hidden = self._masks if canonical_name(node.target) in ADDS else set()
         for name, argument in bind(node).items():
             if name in SELECTS or looks_up(node, name):
                 continue
             for leaf in pytree.tree_leaves(argument):
                 if isinstance(leaf, fx.Node) and _fixed(values[leaf], node):
-                    self.factors += [name for name in self._within.get(leaf, ()) if name not in hidden]
+                    self._factors += [name for name in self._within.get(leaf, ()) if name not in hidden]
+
+    def _of_modules(self, node: fx.Node) -> None:
+        """The plain numbers of the module around a call that are among its arguments."""
+        path = module_path(node)
+        for leaf in pytree.tree_leaves([list(node.args), dict(node.kwargs)]):
+            if isinstance(leaf, float):
+                names = (name for name, value in self._numbers.items() if value == leaf)
+                self._read += [name for name in names if name.rpartition(".")[0] == path]
 
 
 def _fixed(value: Any, node: fx.Node) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils import _pytree as pytree
 from covergraph.errors import BatchMixingError, CovergraphError, ParameterError, TracingError
 from covergraph.graph import operations as op
 from covergraph.graph.functions import ScalarFunction
+from covergraph.graph.held import held_numbers
 from covergraph.graph.interpreter import state_of
 from covergraph.graph.node import Node
 from covergraph.graph.precision import wide
@@ -51,8 +51,7 @@ def convert(traced: Traced, output: fx.Node, functions: UserFunctions) -> tuple[
             f"output {output.name!r} is {found}, expected floats that depend on the inputs; "
             "choose another output, and compute with torch alone"
         )
-    held, factors = tuple(dict.fromkeys(converter.constants.all)), tuple(dict.fromkeys(converter.constants.factors))
-    return converter.builder.nodes, value.node, replace(converter.builder.weights, held=held, factors=factors)
+    return converter.builder.nodes, value.node, converter.constants.named(converter.builder.weights)
 
 
 def _visit(converter: Converter, node: fx.Node) -> None:
@@ -89,7 +88,7 @@ class Converter:
         self.functions = functions
         self.builder = Builder(state_of(traced.module))
         self.values: dict[fx.Node, Any] = {}
-        self.constants = HeldConstants(traced.held)
+        self.constants = HeldConstants(traced.held, held_numbers(traced.module, torch_too=False))
 
     def visit(self, node: fx.Node) -> None:
         """Give `node` a value; append nodes if it computes something of the inputs."""

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 
 from covergraph.errors import TracingError
-from covergraph.graph.held import held_tensors
+from covergraph.graph.held import held_arrays, held_tensors
 from covergraph.tracers.arguments import Arguments
 from covergraph.tracers.forms import canonical_name
 from covergraph.tracers.outputs import Chosen
@@ -69,6 +69,7 @@ def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: 
     paths = iter(arguments.paths)
     held: dict[str, str] = {}
     names, others = _names(model), _first_names(held_tensors(model).items())
+    arrays = held_arrays(model)
     kept = model.state_dict().keys()  # other buffers are made by code: constants
     for spec in signature.input_specs:
         if spec.kind is InputKind.USER_INPUT:
@@ -83,9 +84,18 @@ def read(program: ExportedProgram, model: nn.Module, arguments: Arguments, way: 
             elif isinstance(value, Tensor):
                 _refuse_hidden(value, spec.target)
                 constants[spec.arg.name] = value.detach()
-                known = name or others.get(_identity(value))
+                known = name or others.get(_identity(value)) or _made(value, arrays)
                 held |= {} if known is None else {spec.arg.name: known}
     return Traced(way, model, program.graph, inputs, state, constants, held)
+
+
+def _made(value: Tensor, arrays: Mapping[str, Tensor]) -> str | None:
+    """What forward makes a constant of: an array that the model holds, or numbers in the code; None for one number."""
+    plain = value.detach().cpu()
+    for name, array in arrays.items():
+        if array.shape == plain.shape and torch.equal(array.to(plain.dtype), plain):
+            return name
+    return f"of shape {tuple(plain.shape)} in forward's code" if plain.numel() > 1 else None
 
 
 def _refuse_hidden(value: Tensor, target: str) -> None:

@@ -1,9 +1,12 @@
-"""Tensors that a module holds beside its parameters: buffers, and attributes, also in lists and dictionaries."""
+"""What a module holds beside its parameters: buffers, tensors and arrays in attributes, lists, dictionaries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -18,6 +21,43 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
         for name, value in _of_one(module):
             found[f"{path}.{name}" if path else name] = value
     return found
+
+
+def held_arrays(model: nn.Module) -> dict[str, Tensor]:
+    """Arrays of numpy, and lists of numbers, by dotted name, as tensors."""
+    found: dict[str, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for key, value in vars(module).items():
+            name = f"{path}.{key}" if path else key
+            parts = value.items() if isinstance(value, dict) else ()
+            for place, part in ((name, value), *((f"{name}[{k!r}]", v) for k, v in parts)):
+                array = None if key in SPECIAL else _array(part)
+                found |= {} if array is None else {place: array}
+    return found
+
+
+def _array(value: Any) -> Tensor | None:
+    """An array of numbers, or a list (of lists) of numbers that are not all whole."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.size:
+        return torch.from_numpy(np.ascontiguousarray(value).copy())
+    leaves = pytree.tree_leaves(value) if isinstance(value, (list, tuple)) else []
+    if not leaves or not all(isinstance(leaf, (int, float)) for leaf in leaves):
+        return None
+    try:
+        return torch.tensor(value, dtype=torch.float64) if any(isinstance(x, float) for x in leaves) else None
+    except (ValueError, TypeError):  # ragged
+        return None
+
+
+def held_numbers(model: nn.Module, torch_too: bool = True) -> dict[str, float]:
+    """Plain real numbers of modules by dotted name; without `torch_too`, of those whose class is not torch's."""
+    return {
+        f"{path}.{key}" if path else key: value
+        for path, module in model.named_modules()
+        if torch_too or not type(module).__module__.startswith("torch.")
+        for key, value in vars(module).items()
+        if key not in SPECIAL and isinstance(value, float)
+    }
 
 
 def _of_one(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

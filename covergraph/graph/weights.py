@@ -103,7 +103,8 @@ class Weights:
 
     `ties` maps a dotted name to the name that stands for its storage, where that is another one. `shapes` holds the
     shape of every parameter that nodes name, as far as known. `held` names the tensors that the model holds and the
-    graph has as constants, whatever it does with them; `factors`, those of them that its arithmetic reads.
+    graph has as constants, whatever it does with them; `factors`, those of them, and of others that forward makes, that
+    its arithmetic reads; `numbers`, the plain numbers of modules that it reads.
     """
 
     effective: Mapping[str, Program] = field(default_factory=dict)
@@ -112,6 +113,7 @@ class Weights:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     held: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
 
     def complete(self, state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
         """`state` with the constants, in its dtype and on its device, and with the effective parameters of `names`.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.held import SPECIAL, held_tensors
+from covergraph.graph.held import held_arrays, held_numbers, held_tensors
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Attributes under which wrappers (DataParallel, DDP, AveragedModel, torch.compile, FSDP) hold a model."""
@@ -23,17 +23,25 @@ def unwrapped(name: str) -> str:
 
 def assumed_constants(graph: ComputationGraph) -> tuple[str, ...]:
     """What a certificate supposes of the constants that the model holds and computes with; warns where it does."""
-    names = graph.weights.factors
-    if not names:
-        return ()
-    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    words = f"the tensors {listed}, which the model holds outside of its learned state, were not chosen by training"
-    warnings.warn(
-        f"measure: the certificate supposes that {words}; if they were, register them as parameters or buffers of "
-        "floating numbers",
-        stacklevel=4,
-    )
-    return (words,)
+    tensors, numbers, words = graph.weights.factors, graph.weights.numbers, []
+    if tensors:
+        words.append(
+            f"the tensors {listed(tensors)}, which the model holds outside of its learned state, were not chosen by "
+            "training"
+        )
+        warnings.warn(
+            f"measure: the certificate supposes that {words[0]}; if they were, register them as parameters or buffers "
+            "of floating numbers",
+            stacklevel=4,
+        )
+    if numbers:
+        words.append(f"the numbers {listed(numbers)}, which modules hold, were not chosen by training")
+    return tuple(words)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first six names."""
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def differing_constants(graph: ComputationGraph, model: Any, other: Any) -> list[str]:
@@ -52,17 +60,10 @@ def _constants(graph: ComputationGraph, model: Any) -> dict[str, Any]:
         tensors: Mapping[str, Any] = model if isinstance(model, Mapping) else {}
         numbers: Mapping[str, float] = {}
     else:
-        tensors, numbers = held_tensors(model), dict(_numbers(model))
+        tensors, numbers = held_arrays(model) | held_tensors(model), held_numbers(model)
     read = {unwrapped(name) for name in graph.weights.held if name not in graph.state_names}
     kept = {unwrapped(name): value for name, value in tensors.items()}
     return {name: value for name, value in kept.items() if name in read} | {unwrapped(k): v for k, v in numbers.items()}
-
-
-def _numbers(model: torch.nn.Module) -> Iterator[tuple[str, float]]:
-    for path, module in model.named_modules():
-        for key, value in vars(module).items():
-            if key not in SPECIAL and isinstance(value, float):
-                yield (f"{path}.{key}" if path else key), value
 
 
 def _same(one: Any, other: Any) -> bool:

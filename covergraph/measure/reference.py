@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.evaluation import as_module, evaluation_copy
 from covergraph.graph.interpreter import Context, state_of
 from covergraph.graph.shaking import shake_weights
-from covergraph.measure.constants import differing_constants, unwrapped
+from covergraph.measure.constants import differing_constants, listed, unwrapped
 from covergraph.measure.loader import Batch, first_samples
 from covergraph.measure.model import Evaluated, distance_beyond_rounding, function_of
 
@@ -81,7 +82,9 @@ def _missing(node: str, name: str, found: Sequence[str], init_model: Any, names:
 
 
 def check_reference(graph: ComputationGraph, model: Any, init_model: Any, trust: bool) -> tuple[str, ...]:
-    """What speaks for it that the reference depends on the sample, if the user vouches that it does not.
+    """What is assumed of the reference: what speaks for it that it depends on the sample, if the user vouches that it
+    does not, and entries that are nearly the trained ones; warns of these but for frozen ones, and biases,
+    which a norm behind them keeps from moving.
 
     Raises `ParameterError` for weights of the trained model, or for statistics that a BatchNorm took of batches, unless
     `trust`; `ForeignModelError` for another architecture.
@@ -96,7 +99,43 @@ def check_reference(graph: ComputationGraph, model: Any, init_model: Any, trust:
     found = [*_trained(graph, model, init_model, state), *_statistics(graph, state)]
     if found and not trust:
         raise ParameterError(f"measure: {found[0][0]}; {found[0][1]}")
-    return tuple(f"the reference does not depend on the sample, although {words}" for words, _ in found)
+    doubts = tuple(f"the reference does not depend on the sample, although {words}" for words, _ in found)
+    return doubts if found else _near(graph, trained, state)
+
+
+NEAR = 0.02
+"""A reference whose distance is this share of an entry's norm may be made of the trained one (of eight bits, say)."""
+
+
+def _near(graph: ComputationGraph, trained: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What is assumed of entries of the reference that are nearly the trained model's."""
+    names = [n for n in graph.state_names if n in trained and n in start and _is_near(trained[n], start[n])]
+    fixed = [n for n in names if isinstance(trained[n], torch.nn.Parameter) and not trained[n].requires_grad]
+    others = [name for name in names if name not in fixed]
+    words = tuple(
+        f"{listed(some)} of init_model, {kind}within {NEAR:.0%} of the model's, "
+        f"{'do' if len(some) > 1 else 'does'} not depend on the sample"
+        for some, kind in ((others, ""), (fixed, "frozen and "))
+        if some
+    )
+    if any(not isinstance(trained[name], torch.nn.Parameter) or trained[name].ndim > 1 for name in others):
+        warnings.warn(
+            f"measure: the certificate supposes that {words[0]}, as after little training; if init_model was made of "
+            "the trained model (rounded, scaled, pruned by its masks, loaded in part), it holds what training chose: "
+            f"{BEFORE}",
+            stacklevel=4,
+        )
+    return words
+
+
+def _is_near(trained: Tensor, start: Tensor) -> bool:
+    """True for real numbers nearly those of the trained model, unless they are all 0, or all 1, as before training."""
+    if not trained.is_floating_point() or trained.shape != start.shape or not trained.numel():
+        return False
+    one, other = (value.detach().double().cpu() for value in (trained, start))
+    if any(bool((other == plain).all()) for plain in (0.0, 1.0)):
+        return False
+    return float((one - other).norm()) <= NEAR * float(one.norm())
 
 
 BEFORE = "take init_model = copy.deepcopy(model) before training starts"
@@ -129,13 +168,18 @@ def _trained(
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Equal, also if one of them was rounded to a narrower type."""
+    """Equal, also if one of them was rounded to a narrower type, and perhaps back."""
     if one.shape != other.shape:
         return False
     one, other = one.detach(), other.detach().to(one.device)
     if not (one.is_floating_point() and other.is_floating_point()):
         return bool(torch.equal(one, other))
-    return bool(torch.equal(one, other.to(one.dtype)) or torch.equal(one.to(other.dtype), other))
+    if torch.equal(one, other.to(one.dtype)) or torch.equal(one.to(other.dtype), other):
+        return True
+    return any(torch.equal(one.to(kind).double(), other.double()) for kind in NARROW)
+
+
+NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def _statistics(graph: ComputationGraph, start: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,12 @@ of triples. By Chebyshev's inequality, D exceeds the mean by 1,000 standard devi
 Repetitions are explained by chance if it does not, or if there are no more possible samples than samples. Frequencies
 come from different samples, those with the smallest digests, which are a random choice; entries that are not whole and
 differ in all of them are continuous: q_j = 0. One sample that comes again and again is never chance.
+
+Whatever the population: of m different samples, the number of those that come a multiple of p >= 2 times exceeds c with
+probability at most e sqrt(n) P(Binomial(m, 1/2) >= c). For if n is Poisson's, so are the counts, independently, and a
+count of mean t is a positive multiple of p with probability at most half of that to be positive: by roots of unity
+sum_j t^(pj)/(pj)! = 1/p sum_w e^(t Re w) cos(t Im w) <= 1/p sum_w e^(t Re w) <= (e^t + e^-t)/2 <= (e^t + 1)/2, since
+e^(tc) <= (1+c)/2 e^t + (1-c)/2 e^-t; and n has its own mean with probability at least 1/(e sqrt(n)).
 """
 
 from __future__ import annotations
@@ -16,6 +22,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import bdtrc
 from torch import Tensor
 
 from covergraph.errors import RepetitionError
@@ -26,6 +34,7 @@ SHOWN, FEWEST, ENTRIES = 512, 16, 2**22
 """Frequencies are taken from so many samples, and from fewer, but 16, if they have more entries in all."""
 DEVIATIONS = 1000.0
 """Chebyshev: exceeded with probability 1e-6 at most."""
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 
 
 @dataclass
@@ -55,7 +64,10 @@ class Repetition:
     def require_chance(self) -> None:
         """Raise `RepetitionError` if chance does not explain how many pairs of samples agree."""
         n, repeated = len(self._digests), self.count()
-        if not repeated or _explained(torch.stack(list(self._kept.values())).numpy(), self._agreeing(), n):
+        if not repeated:
+            return
+        counts = np.unique(np.array(self._digests, dtype="S16"), return_counts=True)[1]
+        if not _multiples(counts) and _explained(_rows(self._kept), _agreeing(counts), n):
             return
         one, two = self._pair()
         raise RepetitionError(
@@ -66,11 +78,6 @@ class Repetition:
             "samples were drawn independently, pass duplicates='iid'"
         )
 
-    def _agreeing(self) -> float:
-        """Pairs of equal samples."""
-        counts = np.unique(np.array(self._digests, dtype="S16"), return_counts=True)[1].astype(float)
-        return float((counts * (counts - 1) / 2).sum())
-
     def _pair(self) -> tuple[int, int]:
         seen: dict[bytes, int] = {}
         for i, digest in enumerate(self._digests):
@@ -78,6 +85,23 @@ class Repetition:
                 return seen[digest], i
             seen[digest] = i
         raise AssertionError("no sample comes again")
+
+
+def _rows(kept: dict[bytes, Tensor]) -> Floats:
+    rows: Floats = torch.stack(list(kept.values())).numpy()
+    return rows
+
+
+def _agreeing(counts: NDArray[np.int64]) -> float:
+    """Pairs of equal samples."""
+    return float((counts.astype(float) * (counts - 1) / 2).sum())
+
+
+def _multiples(counts: NDArray[np.int64]) -> bool:
+    """Whether more of the different samples come a multiple of 2, 3, 5, ... times than chance explains."""
+    primes = [p for p in PRIMES if p <= counts.max()]
+    allowed = 1e-6 / (math.e * math.sqrt(counts.sum()) * max(len(primes), 1))
+    return any(bdtrc((counts % p == 0).sum() - 1, len(counts), 0.5) <= allowed for p in primes)
 
 
 def _explained(different: Floats, agreeing: float, n: int) -> bool:

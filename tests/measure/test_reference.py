@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
 import covergraph as cg
@@ -99,14 +100,58 @@ def test_a_copy_of_a_frozen_model_is_a_copy() -> None:
     model = frozen(trained(network()))
     with pytest.raises(ParameterError, match="same weights"):
         measured(model, copy.deepcopy(model))
-    assert measured(model, network()).assumed == ()
+    assert measured(model, network(1)).assumed == ()
 
 
 def test_frozen_parts_may_be_equal() -> None:
     start = network()
     start[0].requires_grad_(False)
     found = measured(trained(start), start)
-    assert found.layers["0"].a.upper == 0 < found.layers["3"].a.lower and found.assumed == ()
+    assert found.layers["0"].a.upper == 0 < found.layers["3"].a.lower
+    (words,) = found.assumed
+    assert words.startswith("0.weight, 0.bias of init_model, frozen and within 2% of the model's, do not depend")
+
+
+def rounded(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy with other weights, and new statistics."""
+    model = reset(copy.deepcopy(model))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(change(p))
+    return model
+
+
+def steps(p: Tensor) -> Tensor:
+    """Eight bits."""
+    size = p.abs().max() / 127
+    return (p / size).round() * size
+
+
+NARROW = (torch.float16, torch.bfloat16, torch.float8_e5m2)
+
+
+@pytest.mark.parametrize("kind", NARROW)
+def test_weights_that_were_saved_in_another_precision_are_the_trained_ones(kind: torch.dtype) -> None:
+    with pytest.raises(ParameterError, match="same weights"):
+        measured(after(), rounded(after(), lambda p: p.to(kind).to(p.dtype)))
+
+
+MADE = {"scaled": lambda p: 0.999 * p, "eight bits": steps}
+
+
+@pytest.mark.parametrize("case", MADE)
+def test_what_is_nearly_the_trained_network_is_an_assumption(case: str) -> None:
+    with pytest.warns(UserWarning, match=r"0\.weight.* of init_model, within 2%.*copy\.deepcopy"):
+        found = measured(after(), rounded(after(), MADE[case]))
+    assert found.assumed[0].startswith("0.weight, ") and "do not depend on the sample" in found.assumed[0]
+
+
+def test_a_mask_that_pruning_chose_is_an_assumption() -> None:
+    start, model = network(), trained(network())
+    for one in (start, model):
+        prune.custom_from_mask(one[0], "weight", model[0].weight.detach().abs() > 0.3)
+    with pytest.warns(UserWarning, match=r"supposes that 0\.weight_mask, 0\.bias of init_model"):
+        assert any("0.weight_mask" in words for words in measured(model, start).assumed)
 
 
 def test_the_assumption_is_printed() -> None:
@@ -114,7 +159,7 @@ def test_the_assumption_is_printed() -> None:
     analysis = cg.analyze(after(), loader, passed(network()), trust_init=True, fill=True)
     words = "This supposes that the reference does not depend on the sample, although the BatchNorm '1'"
     assert words in analysis.explain()
-    assert "supposes" not in cg.analyze(after(), loader, network(), fill=True).explain()
+    assert "supposes" not in cg.analyze(after(), loader, network(1), fill=True).explain()
 
 
 class Around(nn.Module):
@@ -277,7 +322,8 @@ def test_integers_that_become_weights_are_learned(kind: str, start: bool) -> Non
         before = Integers(codes(1), way) if start else None
         if before is not None:
             with torch.no_grad():
-                before.first.weight.mul_(0.5)
+                for p in (*before.first.parameters(), *before.out.parameters()):
+                    p.mul_(0.5)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             analysis = cg.analyze(Integers(codes(0), way), [(X, Y)], before, fill=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import poisson
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset
 
@@ -88,6 +89,25 @@ def test_copies_of_discrete_data_with_many_possible_values_are_refused(columns: 
     seen(x, y).require_chance()
     with pytest.raises(RepetitionError, match=f"{200 * (copies - 1)} of the {200 * copies} samples"):
         seen(x.repeat(copies, 1), y.repeat(copies)).require_chance()
+
+
+@pytest.mark.parametrize("copies", [2, 3, 8])
+def test_a_sample_of_few_bits_that_is_repeated_is_refused(copies: int) -> None:
+    """Here chance explains the pairs, but not that all multiplicities have a common factor."""
+    x = torch.randint(0, 2, (60, 12), generator=torch.Generator().manual_seed(5))
+    more = torch.randint(0, 2, (4, 12), generator=torch.Generator().manual_seed(6))
+    whole = torch.cat([x.repeat(copies, 1), more]).double()
+    with pytest.raises(RepetitionError, match="exact copies"):
+        seen(whole, torch.zeros(len(whole), dtype=torch.long)).require_chance()
+
+
+@pytest.mark.parametrize("mean", [0.01, 0.5, 1.0, 2.0, 5.0, 30.0])
+@pytest.mark.parametrize("factor", [2, 3, 5, 7])
+def test_a_positive_count_is_a_multiple_with_probability_one_half_at_most(factor: int, mean: float) -> None:
+    """The inequality behind it, for Poisson counts, summed term by term."""
+    counts = np.arange(1, 200)
+    chances = poisson.pmf(counts, mean)
+    assert chances[counts % factor == 0].sum() <= chances.sum() / 2
 
 
 def test_the_choice_has_two_words() -> None:

@@ -1,0 +1,66 @@
+"""What training may have chosen and a model holds outside of its state is named, wherever it lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import covergraph as cg
+from covergraph.errors import ParameterError
+
+X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.arange(16) % 3
+MEAN = [0.5, -0.25, 1.0]
+
+
+class Held(nn.Module):
+    """A first layer in an array, shifts in a list, scales in a dictionary, a plain number, numbers in the code."""
+
+    def __init__(self, scale: float = 0.37) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.matrix = np.linspace(-1, 1, 12).reshape(4, 3)
+        self.shifts = [0.1, 0.2, 0.3]
+        self.tables = {"a": np.array([0.5, 1.5, 2.5])}
+        self.scale = scale
+        self.unread = 0.77
+        self.out = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x @ torch.from_numpy(self.matrix).to(x.dtype)
+        h = torch.tanh(h * self.scale) + torch.tensor(self.shifts, dtype=x.dtype)
+        h = h * torch.as_tensor(self.tables["a"], dtype=h.dtype) - torch.tensor(MEAN, dtype=x.dtype)
+        result: Tensor = self.out(h)
+        return result
+
+
+def test_arrays_lists_and_numbers_are_named() -> None:
+    weights = cg.trace(Held(), X[:2]).weights
+    assert weights.factors == ("matrix", "shifts", "tables['a']", "of shape (3,) in forward's code")
+    assert weights.numbers == ("scale",)
+
+
+def test_they_are_assumptions_of_the_certificate() -> None:
+    with pytest.warns(UserWarning, match=r"supposes that the tensors matrix, shifts, tables\['a'\], of shape"):
+        found = cg.analyze(Held(), [(X, Y)], fill=True)
+    assert "This supposes that the numbers scale, which modules hold, were not chosen by training." in found.explain()
+
+
+@pytest.mark.parametrize(("name", "other"), [("matrix", np.ones((4, 3))), ("shifts", [0.1, 0.2, 0.4]), ("scale", 0.38)])
+@pytest.mark.filterwarnings("ignore:measure. the certificate supposes")
+def test_a_reference_with_others_is_refused_by_name(name: str, other: Any) -> None:
+    start = Held()
+    with torch.no_grad():
+        start.out.weight.mul_(0.5)
+    setattr(start, name, other)
+    with pytest.raises(ParameterError, match=f"init_model has other constants than the trained model .{name} is"):
+        cg.analyze(Held(), [(X, Y)], start, fill=True)
+
+
+def test_numbers_of_torchs_own_modules_are_its_business() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.LeakyReLU(0.3), nn.Linear(3, 3)).double()
+    assert cg.trace(network, X[:2]).weights.numbers == ()
