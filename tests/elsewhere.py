@@ -152,13 +152,15 @@ class Turned:
         yield x[order], y[order]
 
 
-def _raising(rank: int, error: Exception) -> Callable[[int], None]:
-    """The second process fails on its first block, the others are slow."""
+def _raising(rank: int, error: Exception, token: str) -> Callable[[int], None]:
+    """The second process fails on its first block; the others wait there until it has told them so."""
+    store = dist.distributed_c10d._get_default_store()
 
     def before(start: int) -> None:
         if rank == 1 and start > 0:
             raise error
-        time.sleep(0.1 if start > 0 else 0)
+        while start > 0 and not store.check([f"covergraph-failed-{token}"]):
+            time.sleep(0.01)
 
     return before
 
@@ -192,7 +194,8 @@ def scenarios(rank: int, size: int, folder: Path) -> Iterator[tuple[str, Callabl
     yield "folder", lambda: measured(net, folder / "new", seed=1)
     yield "device", lambda: measured(net, device="cuda:99" if rank == 1 else "cpu")
     for name, error in (("error", NonFiniteError("measure: too large")), ("foreign error", LocalError(1, 2))):
-        with watched(_raising(rank, error)) as starts:
+        named = mock.patch("covergraph.measure.processes.secrets.token_hex", return_value=name)
+        with named, watched(_raising(rank, error, name)) as starts:
             yield name, lambda: measured(net, rows=1)
             yield f"{name}: blocks", lambda starts=starts: len(starts)
     yield "after errors", lambda: measured(net)

@@ -60,7 +60,7 @@ def refused(pattern: str, folder: Path, error: type[CovergraphError] = Checkpoin
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     script = [sys.executable, elsewhere.__file__, "kills", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    printed = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=300, check=True).stdout
+    printed = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines() == ["equal partly done", "half-written files 0", "two at once [0, 0]", "equal 0"]
 
 

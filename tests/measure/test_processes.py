@@ -19,6 +19,8 @@ from covergraph.measure import processes
 SCRIPT = Path(elsewhere.__file__)
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 Results = list[dict[str, Any]]
+HANGING = 3600
+"""Seconds; no verdict, only an end."""
 
 
 def run(*arguments: object) -> subprocess.Popen[bytes]:
@@ -47,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder: Path, _one_thread: None) -> Results:
     """What two processes that torchrun started found, by scenario; one third of a checkpoint was there already."""
     elsewhere.half_done(folder / "half")
-    assert run(*LAUNCHER, SCRIPT, "together", folder).wait(300) == 0
+    assert run(*LAUNCHER, SCRIPT, "together", folder).wait(HANGING) == 0
     return [results(folder, rank) for rank in range(2)]
 
 
@@ -114,7 +116,7 @@ def test_an_error_in_one_process_ends_all_with_it_at_once(two: Results) -> None:
     here, there = two[1]["error"], two[0]["error"]
     assert here == ("NonFiniteError", "measure: too large", [])
     assert there == (*here[:2], ["measure: raised in process 1 of 2, and therefore in all"])
-    assert two[0]["error: blocks"] < elsewhere.N / 4
+    assert two[0]["error: blocks"] in (1, 2)  # the first, and the one before which it waits for the news
 
 
 def test_an_error_that_cannot_be_sent_is_told(two: Results) -> None:
@@ -132,7 +134,7 @@ def test_a_process_that_dies_ends_all(tmp_path: Path) -> None:
     """Three of them, more than there are blocks at first."""
     (tmp_path / "die").touch()
     started = [run(SCRIPT, "together", tmp_path, rank, 3) for rank in range(3)]
-    assert [process.wait(300) for process in started] == [0, 9, 0]
+    assert [process.wait(HANGING) for process in started] == [0, 9, 0]
     expected = elsewhere.measured(mlp(), rows=elsewhere.N)
     for rank in (0, 2):
         found = results(tmp_path, rank)
@@ -144,7 +146,7 @@ def test_a_process_that_dies_ends_all(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_nccl_gives_the_bits_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "nccl").touch()
-    assert run(*LAUNCHER, SCRIPT, "together", tmp_path).wait(300) == 0
+    assert run(*LAUNCHER, SCRIPT, "together", tmp_path).wait(HANGING) == 0
     expected = elsewhere.measured(mlp(), device="cuda")
     assert [results(tmp_path, rank)["cuda"] == expected for rank in range(2)] == [True, True]
 
