@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from covergraph.errors import CovergraphError, TrajectoryError
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.trajectory.arguments import Options, require_kinds, the_optimizer
+from covergraph.kinds import SAVED, require
+from covergraph.trajectory.arguments import FLAGS, Options, is_state, require_kinds, the_optimizer
 from covergraph.trajectory.facts import computes
 from covergraph.trajectory.file import Store
 from covergraph.trajectory.guard import Guard
@@ -49,10 +50,12 @@ class Recorder(ABC):
         strict: bool = False,
     ) -> None:
         require_kinds(model, optimizer, path, layer)
+        require("trajectory", FLAGS, active_rows=active_rows, overwrite=overwrite, strict=strict, graph=graph)
         self._options = Options(every, flush, product, active_rows, subspace, output)
         self.model, self.optimizer = model, the_optimizer(optimizer)
         self.layer, self.overwrite = layer, overwrite
         self._store = Store(None if path is None else Path(path))
+        self._store.require_writable()
         self._graph, self._watch = graph, BackwardWatch()
         self._guard = Guard(strict)
         self._guard.on_stop = self._stop
@@ -150,8 +153,12 @@ class Recorder(ABC):
                 f"trajectory: load_state_dict after {self._run.step} steps of another run, expected it before the "
                 "first forward pass; make a new recorder"
             )
-        if "step" not in state:
-            raise TrajectoryError(f"trajectory: the state has the keys {sorted(state)}, expected those of state_dict()")
+        require("load_state_dict", {"state": SAVED}, state=state)
+        if not is_state(state):
+            raise TrajectoryError(
+                f"trajectory: the state has the keys {sorted(map(str, state))[:9]}, expected those of state_dict(); "
+                "load what the recorder's own state_dict() returned"
+            )
         self._state = copy.deepcopy(dict(state))
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
