@@ -44,9 +44,18 @@ def group_of(optimizer: torch.optim.Optimizer, bias: nn.Parameter, name: str) ->
     )
 
 
+def parameter_of(model: nn.Module, name: str) -> Tensor | None:
+    """What the model has by this name, None if it has nothing."""
+    owner: nn.Module | None = model
+    *path, leaf = name.split(".")
+    for part in path:
+        owner = None if owner is None else owner._modules.get(part)
+    return None if owner is None else owner._parameters.get(leaf)
+
+
 def require_same(model: nn.Module, bias: nn.Parameter, name: str) -> None:
     """Raise `TrajectoryError` if the model has another parameter of this name by now."""
-    if all(path != name or other is not bias for path, other in model.named_parameters(remove_duplicate=False)):
+    if parameter_of(model, name) is not bias:
         raise TrajectoryError(
             f"trajectory: the model's {name!r} is another parameter than when recording began, expected the layer to "
             "stay; begin a new recorder after layers are replaced"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -103,11 +103,14 @@ class Recorder(ABC):
     def _finish(self, failed: bool) -> None:
         if self._run is not None:
             self._run.flush(border=True)
+            if not failed:
+                self._steps.require_seen()
         elif self._watched is not None and not failed:
             raise TrajectoryError(_frozen(self._watched))
 
     def _stop(self, reason: str) -> None:
         if self._run is not None:
+            self._run.passes.release()
             self._run.stop(reason)
 
     @property
@@ -188,13 +191,25 @@ class Recorder(ABC):
         self._first.remove()
         on_input = self._guard(run.passes.on_input)
         if watched.module is not None:
-            self._handles.append(watched.module.register_forward_pre_hook(Hook(on_input), with_kwargs=True))
+            apart = partial(on_input, compiled=True)
+            self._handles.append(watched.module.register_forward_pre_hook(Hook(on_input, apart), with_kwargs=True))
+        self._handles += self._hooks_on_weights(run)
         self._handles.append(self.model.register_forward_hook(Hook(self._guard(run.passes.on_output))))
         first = self._guard(partial(self._on_first_output, given))
         self._compared = self.model.register_forward_hook(Hook(first))
         self._handles.append(self._compared)
         self._run = self._steps.run = run
         return on_input(module, args, kwargs) if watched.module is self.model else None
+
+    def _hooks_on_weights(self, run: Run) -> list[Any]:
+        """The handles of what looks at W and b, or puts W back, around passes."""
+        form = Hook(_without_arguments(self._guard(run.passes.sights.require_form)))
+        handles: list[Any] = [self.model.register_forward_pre_hook(form)]
+        stand_in, module = run.passes.stand_in, run.watched.module
+        if stand_in is not None and module is not None:
+            put_back = module.register_forward_hook(Hook(stand_in.remove), prepend=True, always_call=True)
+            handles += [stand_in, put_back]
+        return handles
 
     def _require_file(self) -> None:
         """Raise `TrajectoryError` if there is a file that this run is not to change."""
@@ -232,6 +247,14 @@ class Recorder(ABC):
                 f"layer='...', such as {', '.join(map(repr, names[:6])) or 'a parameter'}"
             ) from reason
         return first_layer(self._graph, self.model)
+
+
+def _without_arguments(function: Callable[[], Any]) -> Callable[..., None]:
+    """The function as a hook that changes nothing."""
+    def hook(*args: Any) -> None:
+        function()
+
+    return hook
 
 
 def _frozen(watched: Watched) -> str:
