@@ -96,12 +96,14 @@ class Passes:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, compiled: bool = False
     ) -> Any:
         """The layer is about to run: its input is passed on by an alias that tells its gradient."""
+        self.sights.require_form()
         if not self.trains:
             return None
         place, h = first_tensor(args, kwargs, self.watched.name)
         if h.shape[1:] != self.slot:
             self._meet(h)
-        if torch.is_autocast_enabled(h.device.type):
+        casts = torch.is_autocast_enabled(h.device.type)  # then autograd keeps a copy of W
+        if casts:
             self.coarse = max(self.coarse, torch.finfo(torch.get_autocast_dtype(h.device.type)).eps / 2)
         self.size = torch.linalg.vector_norm(h.detach(), dtype=torch.float64) if len(h) == 1 else None
         if self.counts:  # checkpointed activations, computed again after the output was
@@ -112,7 +114,7 @@ class Passes:
         alias = h.view_as(h) if h.requires_grad else h.detach().requires_grad_()
         told = self.guard(partial(self._on_pull, self.sights.versions[0]))
         alias.register_hook(told)  # type: ignore[no-untyped-call]
-        if self.stand_in is not None and not h.requires_grad and not compiled:
+        if self.stand_in is not None and not (h.requires_grad or compiled or casts):
             self.stand_in.enter()
         if isinstance(place, int):
             return (*args[:place], alias, *args[place + 1 :]), kwargs

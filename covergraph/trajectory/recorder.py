@@ -203,9 +203,10 @@ class Recorder(ABC):
 
     def _hooks_on_weights(self, run: Run) -> list[Any]:
         """The handles of what looks at W and b, or puts W back, around passes."""
-        form = Hook(_without_arguments(self._guard(run.passes.sights.require_form)))
-        handles: list[Any] = [self.model.register_forward_pre_hook(form)]
-        stand_in, module = run.passes.stand_in, run.watched.module
+        stand_in, module, handles = run.passes.stand_in, run.watched.module, list[Any]()
+        if module is None:
+            form = Hook(_without_arguments(self._guard(run.passes.sights.require_form)))
+            handles.append(self.model.register_forward_pre_hook(form))
         if stand_in is not None and module is not None:
             put_back = module.register_forward_hook(Hook(stand_in.remove), prepend=True, always_call=True)
             handles += [stand_in, put_back]

@@ -47,7 +47,7 @@ class Run:
         self.passes = Passes(watched, self.bias, self.weight, self.buffers, watch, options.every, options.output, guard)
         self.passes.owner = model.get_submodule(watched.bias.rpartition(".")[0])
         self.passes.stand_in = self._stand_in()
-        self.strayed: Tensor | None = None
+        self.strayed: Tensor | bool = False
         self.step, self.blocks = 0, 0
         self.alphas, self.samples = [math.nan] * self.buffers.length, [0] * self.buffers.length
         self.spectrum: Spectrum | None = None
@@ -117,9 +117,14 @@ class Run:
         return torch.equal(last, self.bias.detach())
 
     def require_unmoved(self, sight: Sight) -> None:
-        """Raise `TrajectoryError` unless W and b are as they were seen."""
+        """Raise `TrajectoryError` unless W and b are as they were seen.
+
+        Values on an accelerator are not waited for: `once` will be False.
+        """
         now = self.passes.sights.look()
-        if sight.versions != now.versions or bool(sight.differs(now)):
+        moved = sight.differs(now)
+        self.strayed = self.strayed | moved
+        if sight.versions != now.versions or (self.bias.device.type == "cpu" and bool(moved)):
             raise TrajectoryError(
                 f"trajectory: {type(self.optimizer).__name__} has changed the weights before it ran its closure, as "
                 "sharpness-aware optimizers do, so that no gradient is one at b^t; expected a closure that is run first"
@@ -133,9 +138,7 @@ class Run:
         self.buffers.bias_rows[row].copy_(self.bias.detach())
         measured, seen = self.passes.measures, self.passes.finish()
         self.samples[row] = seen.samples
-        strayed = seen.strays(self.sight)
-        if strayed is not None:
-            self.strayed = strayed if self.strayed is None else self.strayed | strayed
+        self.strayed = self.strayed | seen.strays(self.sight)
         if measured and (seen.inner != seen.samples or seen.versions - {self.sight.versions}):  # of another W or b
             self.setting = replace(self.setting, once=False)
         self.step += 1
@@ -145,9 +148,9 @@ class Run:
 
     def _settle(self) -> None:
         """Whether passes saw another W or b than their steps is read from the device."""
-        if self.strayed is not None and bool(self.strayed):
+        if bool(self.strayed):
             self.setting = replace(self.setting, once=False)
-        self.strayed = None
+        self.strayed = False
 
     def _stand_in(self) -> StandIn | None:
         """For W of a linear layer; a convolution keeps W in any case."""

@@ -13,16 +13,19 @@ LOOKED_AT = 2**12
 """So many entries of W, evenly spread, are compared; of b all."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sight:
     """The versions of W and b at a moment, and copies of the entries that are compared."""
 
     versions: tuple[int, int]
     entries: tuple[Tensor, ...]
 
-    def differs(self, other: Sight) -> Tensor:
+    def differs(self, other: Sight) -> Tensor | bool:
         """Whether an entry has changed, on the device: `.data` changes it, and no version."""
-        moved = [((a != b) & ((a == a) | (b == b))).any() for a, b in zip(self.entries, other.entries, strict=True)]
+        pairs = list(zip(self.entries, other.entries, strict=True))
+        if self.entries[0].device.type == "cpu" and all(torch.equal(a, b) for a, b in pairs):
+            return False
+        moved = [((a != b) & ((a == a) | (b == b))).any() for a, b in pairs]  # NaN is as it was
         return moved[0] if len(moved) == 1 else moved[0] | moved[1]
 
 
@@ -33,6 +36,7 @@ class Sights:
         self.bias, self.weight, self.name = bias, weight, name
         self.watched = (bias,) if weight is None else (bias, weight)
         self.forms = [_form(p) for p in self.watched]
+        self.stride = 1 if weight is None else -(-weight.numel() // LOOKED_AT)
 
     @property
     def versions(self) -> tuple[int, int]:
@@ -41,16 +45,20 @@ class Sights:
 
     def look(self) -> Sight:
         """W and b now."""
-        entries = [self.bias.detach().clone()]
-        if self.weight is not None:
-            flat = self.weight.detach().reshape(-1)
-            entries.append(flat[:: -(-len(flat) // LOOKED_AT) or 1].clone())
-        return Sight(self.versions, tuple(entries))
+        bias = self.bias.detach().clone()
+        if self.weight is None:
+            return Sight(self.versions, (bias,))
+        seen = self.weight.detach()
+        if self.stride > 1:
+            seen = seen.reshape(-1)[:: self.stride]
+        return Sight(self.versions, (bias, seen.clone()))
 
     def require_form(self) -> None:
-        """Raise `TrajectoryError` if W or b is of another type, device or shape by now."""
+        """Raise `TrajectoryError` if W or b is of another type, device or shape by now, in a pass with gradients."""
+        if not torch.is_grad_enabled():
+            return
         for parameter, form in zip(self.watched, self.forms, strict=True):
-            if _form(parameter) != form:
+            if (parameter.dtype, parameter.device, parameter.shape) != form:
                 raise TrajectoryError(
                     f"trajectory: the layer of {self.name!r} is {_said(_form(parameter))} by now, expected "
                     f"{_said(form)}, as when recording began; convert and move the model (double(), half(), to(...)) "

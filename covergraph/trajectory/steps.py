@@ -20,7 +20,8 @@ class Steps:
 
     Of the step in progress: `_depth`, how many calls of step() are within each other; `_begun`, the backward passes so
     far; `_runs` of its closure; `_measured`: W^t was, so that it is a row; None: it is still to be. `_steps`: how many
-    were seen. `_other`: another optimizer that steps, b before, and the steps so far.
+    were seen, the last one after so many (`_last`) backward passes. `_other`: another optimizer that steps, b before,
+    and the steps so far.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, watch: BackwardWatch, guard: Guard) -> None:
@@ -29,7 +30,7 @@ class Steps:
         self.waits = False
         self._depth, self._begun, self._runs = 0, 0, 0
         self._measured: bool | None = False
-        self._steps = 0
+        self._steps, self._last = 0, 0
         self._other: tuple[torch.optim.Optimizer, Tensor, int] | None = None
 
     def hooks(self) -> list[Any]:
@@ -88,7 +89,7 @@ class Steps:
     def _require_own(self, optimizer: torch.optim.Optimizer, before: Tensor, run: Run) -> None:
         if not torch.equal(before, run.bias.detach()):
             own = type(self.optimizer).__name__
-            own = f"another {own}" if own == type(optimizer).__name__ else f"{type(optimizer).__name__}, not the {own}"
+            own = f"another {own}" if own == type(optimizer).__name__ else f"{type(optimizer).__name__}, not of the {own},"
             raise TrajectoryError(
                 f"trajectory: a step of {own} has changed {run.watched.bias!r}, expected steps of the recorder's "
                 "optimizer alone; give the recorder the optimizer whose step() trains the bias, and begin a new one "
@@ -96,12 +97,12 @@ class Steps:
             )
 
     def require_seen(self) -> None:
-        """At the end: raise `TrajectoryError` if the layer has gone, or if the bias was trained without a step."""
+        """At the end: raise `TrajectoryError` if training went on with another layer, or without a step."""
         run = self.run
-        if run is None:
+        if run is None or self.watch.begun == self._last:
             return
         run.require_same()
-        if not self._steps and self.watch.begun and not run.is_at_last():
+        if not self._steps and not run.is_at_last():
             raise TrajectoryError(
                 f"trajectory: {run.watched.bias!r} has changed, and no step of the {type(self.optimizer).__name__} was "
                 "seen, expected optimizer.step(); give the recorder the optimizer whose step() trains the bias"
@@ -163,6 +164,6 @@ class Steps:
                 f"trajectory: {type(self.optimizer).__name__}.step(closure) has not run its closure, expected at least "
                 "one run, after which W^t is measured"
             )
-        self._steps += 1
+        self._steps, self._last = self._steps + 1, self.watch.begun
         if self.run is not None and self._measured:
             self.run.after_step(again=self._runs > 1)

@@ -25,16 +25,13 @@ class Seen:
     gradients: int = 0
     versions: set[tuple[int, int]] = field(default_factory=set)
     sight: Sight | None = None
-    strayed: Tensor | None = None
+    strayed: Tensor | bool = False
     pulled: Tensor | None = None
     written: set[str] = field(default_factory=set)
 
-    def strays(self, sight: Sight) -> Tensor | None:
+    def strays(self, sight: Sight) -> Tensor | bool:
         """Whether W and b were others than these in any pass, on the device."""
-        if self.sight is None:
-            return self.strayed
-        moved = self.sight.differs(sight)
-        return moved if self.strayed is None else moved | self.strayed
+        return self.strayed if self.sight is None else self.sight.differs(sight) | self.strayed
 
 
 class Tally:

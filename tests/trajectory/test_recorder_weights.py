@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from trajectory.beside import graph
 from trajectory.recorded import ScaleShift, mlp
 from trajectory.test_recorder_stops import warned
 
 import covergraph as cg
 from covergraph.errors import ParameterError, TrajectoryError
+from covergraph.trajectory.tally import Tally
 
 X = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
 
@@ -79,7 +82,7 @@ def by_hand(model: Any, optimizer: Any) -> None:
 
 
 ELSEWHERE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
-    "another optimizer": (another, "a step of Adam, not the SGD has changed '0.bias'"),
+    "another optimizer": (another, "a step of Adam, not of the SGD, has changed '0.bias'"),
     "made again": (made_again, "a step of another SGD has changed '0.bias'"),
     "another layer": (another_layer, "'0.bias' is another parameter"),
     "another group": (another_group, "'0.bias' is another parameter"),
@@ -232,6 +235,54 @@ def test_an_optimizer_that_moves_data_before_its_closure_is_refused() -> None:
         optimizer.step(lambda: model(X).sum().backward())
 
 
+class Twice(nn.Module):
+    """A layer that runs three times in a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu()) + self.b(self.a(x + 1).tanh()) + self.b(self.a(x - 1).sigmoid())
+
+
+@pytest.mark.parametrize("casts", [False, True])
+def test_what_stands_in_for_the_weight_changes_no_bit(casts: bool) -> None:
+    """Under autocast, too, which keeps its casts of parameters for all passes of a step; with two recorders."""
+    ends, kept = [], (dict(_global_optimizer_pre_hooks), dict(_global_optimizer_post_hooks))
+    for records in (0, 1, 2):
+        torch.manual_seed(0)
+        model = Twice()
+        optimizer = sgd(model)
+        with ExitStack() as stack:
+            for _ in range(records):
+                stack.enter_context(cg.TrajectoryRecorder(model, optimizer, layer="a", strict=True))
+            for _ in range(4):
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16, enabled=casts):
+                    loss = model(X).float().square().sum() + model(2 * X).float().square().sum()
+                loss.backward()
+                optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
+    assert kept == (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+
+
+def test_a_recorder_that_has_stopped_leaves_no_hook_on_the_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that stops within a backward pass."""
+    model = mlp(5, 4, 2)
+    optimizer = sgd(model)
+
+    def fails(*args: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Tally, "add_gradient", fails)
+    with warned("a fault"), cg.TrajectoryRecorder(model, optimizer, graph=graph()):
+        step(model, optimizer)
+        assert not model[0].bias._backward_hooks and not model[0].bias._post_accumulate_grad_hooks
+        step(model, optimizer)
+
+
 CONVERSIONS: dict[str, Callable[[nn.Module], Any]] = {
     "double": lambda model: model.double(), "bfloat16": lambda model: model.bfloat16(),
     "meta": lambda model: model.to("meta"),
@@ -267,7 +318,12 @@ def test_a_model_that_stays_where_it_is_goes_on() -> None:
         model.float().to("cpu")
         copy.deepcopy(model).double()
         step(model, optimizer)
-    assert len(recorder.trajectory) == 2
+        with torch.no_grad():
+            model.bfloat16()(X.bfloat16())
+        model.float()
+        step(model, optimizer)
+        model.half()  # to be saved
+    assert len(recorder.trajectory) == 3
 
 
 def test_a_path_where_nothing_can_be_written_is_refused_at_once(tmp_path: Path) -> None:
