@@ -88,10 +88,10 @@ class Steps:
 
     def _require_own(self, optimizer: torch.optim.Optimizer, before: Tensor, run: Run) -> None:
         if not torch.equal(before, run.bias.detach()):
-            own = type(self.optimizer).__name__
-            own = f"another {own}" if own == type(optimizer).__name__ else f"{type(optimizer).__name__}, not of the {own},"
+            own, other = type(self.optimizer).__name__, type(optimizer).__name__
+            which = f"another {own}" if own == other else f"{other}, not of the {own},"
             raise TrajectoryError(
-                f"trajectory: a step of {own} has changed {run.watched.bias!r}, expected steps of the recorder's "
+                f"trajectory: a step of {which} has changed {run.watched.bias!r}, expected steps of the recorder's "
                 "optimizer alone; give the recorder the optimizer whose step() trains the bias, and begin a new one "
                 "where that changes"
             )
