@@ -76,7 +76,7 @@ def first_setting(
         last="" if graph is None else last_node(graph).operation.label,
         isometric=watched.isometric,
         piecewise=None if graph is None else is_piecewise_linear(graph) and not mixing,
-        once=graph is None or _readers(graph, watched.bias) <= 1,
+        once=graph is None or readers(graph, watched.bias) <= 1,
         mixing=mixing or (None if graph is None else False),
         joints=None if graph is None else ", ".join(map(repr, _misread(graph))),
         dtype=str(bias.dtype).removeprefix("torch."),
@@ -89,9 +89,9 @@ def _misread(graph: ComputationGraph) -> list[str]:
     return [name for name, function in functions if misread(function)]
 
 
-def _readers(graph: ComputationGraph, bias: str) -> int:
-    """How many nodes read the bias, by whatever name."""
-    name = graph.weights.ties.get(bias, bias)
+def readers(graph: ComputationGraph, parameter: str) -> int:
+    """How many nodes read a parameter, by whatever name."""
+    name = graph.weights.ties.get(parameter, parameter)
     return sum(name in graph.weights.sources(other) for node in graph.nodes for other in node.parameter.values())
 
 

@@ -25,6 +25,7 @@ from covergraph.trajectory.hooks import BackwardWatch, Hook, silenced
 from covergraph.trajectory.layer import Watched, first_layer, named_layer
 from covergraph.trajectory.passes import chosen, transformed
 from covergraph.trajectory.run import Run
+from covergraph.trajectory.sight import put_back
 from covergraph.trajectory.steps import Steps
 from covergraph.trajectory.trajectory import Trajectory
 
@@ -166,6 +167,7 @@ class Recorder(ABC):
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The first forward pass with gradients in which the bias is trained sets the other hooks."""
+        put_back()
         stands_in = any(not isinstance(p, nn.Parameter) for p in self.model.parameters())  # torch.func.functional_call
         if not torch.is_grad_enabled() or transformed() or stands_in:
             return None
@@ -208,8 +210,8 @@ class Recorder(ABC):
             form = Hook(_without_arguments(self._guard(run.passes.sights.require_form)))
             handles.append(self.model.register_forward_pre_hook(form))
         if stand_in is not None and module is not None:
-            put_back = module.register_forward_hook(Hook(stand_in.remove), prepend=True, always_call=True)
-            handles += [stand_in, put_back]
+            after = module.register_forward_hook(Hook(stand_in.remove), prepend=True, always_call=True)
+            handles += [stand_in, after]
         return handles
 
     def _require_file(self) -> None:

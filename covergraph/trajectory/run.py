@@ -153,9 +153,11 @@ class Run:
         self.strayed = False
 
     def _stand_in(self) -> StandIn | None:
-        """For W of a linear layer; a convolution keeps W in any case."""
-        path, _, leaf = (self.watched.weight or "").rpartition(".")
-        if self.weight is None or not isinstance(self.watched.module, nn.Linear):
+        """For W of a linear layer that alone reads it; a convolution keeps W in any case."""
+        watched, name = self.watched, self.watched.weight or ""
+        path, _, leaf = name.rpartition(".")
+        own = watched.kind in ("linear", "scale") and self.graph is not None and facts.readers(self.graph, name) == 1
+        if self.weight is None or not (isinstance(watched.module, nn.Linear) or own):
             return None
         return StandIn(self.model.get_submodule(path), leaf, self.weight)
 

@@ -81,6 +81,7 @@ class StandIn:
         """Put it in the place of W, if W is there; its gradient is that of W."""
         if self.owner._parameters.get(self.leaf) is self.weight:
             self.alias = torch.ops.aten._unsafe_view(self.weight, self.weight.shape)
+            _ENTERED.append(self)
             self.owner._parameters[self.leaf] = self.alias  # type: ignore[assignment]
 
     def remove(self, *args: object) -> None:
@@ -88,6 +89,17 @@ class StandIn:
         if self.alias is not None and self.owner._parameters.get(self.leaf) is self.alias:
             self.owner._parameters[self.leaf] = self.weight
         self.alias = None
+        if self in _ENTERED:
+            _ENTERED.remove(self)
+
+
+_ENTERED: list[StandIn] = []
+
+
+def put_back() -> None:
+    """Every W, also of other recorders: what looks at the model finds its parameters."""
+    for stand_in in tuple(_ENTERED):
+        stand_in.remove()
 
 
 def _form(parameter: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:

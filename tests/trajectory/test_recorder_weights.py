@@ -143,6 +143,29 @@ def test_optimizers_that_step_by_others_and_those_of_other_layers_are_none(watch
     assert len(recorder.trajectory) == 3
 
 
+class ByHand(nn.Module):
+    """A linear layer in a forward() of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W, self.b = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.W, self.b)
+
+
+def test_a_recorder_that_begins_later_finds_the_parameters() -> None:
+    model = ByHand()
+    optimizer = sgd(model)
+    with cg.TrajectoryRecorder(model, optimizer, strict=True) as first:
+        step(model, optimizer)
+        with cg.TrajectoryRecorder(model, optimizer, strict=True) as second:
+            step(model, optimizer)
+            step(model, optimizer)
+    assert len(first.trajectory) == 3 and len(second.trajectory) == 2
+    np.testing.assert_array_equal(first.trajectory["pull"][1:], second.trajectory["pull"])
+
+
 def passes_of_a_graph(model: nn.Module, optimizer: Any) -> None:
     """The second loss of one forward pass is differentiated after a step, which nothing else on the graph forbids."""
     out = model(X)
@@ -157,6 +180,8 @@ def passes_of_a_graph(model: nn.Module, optimizer: Any) -> None:
 OLDER: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Sequential(nn.Linear(5, 2)),
     "itself": lambda: nn.Linear(5, 2),
+    "by hand": lambda: ByHand(),
+    "scale": lambda: ScaleShift(5),
 }
 
 
