@@ -90,9 +90,9 @@ def analyze(
     certificate's value bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
     kinds.require(
-        "analyze", kinds.ANALYZING, init_model=init_model, delta=delta, loss=loss, exact=exact, fill=fill, width=width,
-        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, condition_quantile=condition_quantile,
-        progress=progress, batch_to=batch_to,
+        "analyze", kinds.ANALYZING, init_model=init_model, trust_init=trust_init, delta=delta, loss=loss, exact=exact,
+        fill=fill, width=width, failure=failure, memory=memory, checkpoint=checkpoint, budget=budget,
+        condition_quantile=condition_quantile, progress=progress, batch_to=batch_to,
     )
     check_delta(delta)
     model = as_module(model)
@@ -136,10 +136,10 @@ class TrajectoryRecorder(Recorder):
     span of the columns. `graph`: of the model, if it has been traced. `overwrite`: drop what is in the file.
 
     The singular values of W^t are computed at every step if W is small, else at some, and enclosed between by Weyl's
-    inequality. Raises `TrajectoryError` for wrong arguments. What refuses later (a layer that cannot be watched; at
-    the first pass a file that exists while no state was loaded) is warned of once and ends the recording, not the
-    training; `strict` raises it. `state_dict` and `load_state_dict` are as in torch: kept with a checkpoint, the run
-    resumes its file.
+    inequality. Raises `TrajectoryError` or `ParameterError` for wrong arguments. What refuses later (a layer that
+    cannot be watched, or is replaced or converted; steps of another optimizer; at the first pass a file that exists
+    while no state was loaded) is warned of once and ends the recording, not the training; `strict` raises it.
+    `state_dict` and `load_state_dict` are as in torch: kept with a checkpoint, the run resumes its file.
     """
 
     @staticmethod

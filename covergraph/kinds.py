@@ -60,9 +60,30 @@ def _is_state(value: Any) -> bool:
     return _is_a(value, "Module", "torch") or _is_a(value, "ExportedProgram", "torch")
 
 
+def _is_rows(value: Any) -> bool:
+    ends = (value.start, value.stop, value.step) if isinstance(value, slice) else ("",)
+    return all(end is None or isinstance(end, Integral) for end in ends)
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_real(entry) or _is_array(entry) for entry in value)
+    if _is_a(value, "Tensor", "torch"):
+        return value.device.type == "cpu" and not value.requires_grad and not value.is_complex()
+    return _is_a(value, "ndarray", "numpy") and value.dtype.kind in "fiub"
+
+
+def _is_listed(value: Any) -> bool:
+    return hasattr(value, "__iter__") and not isinstance(value, str | bytes | Mapping)
+
+
 NUMBER = Kind("a number", _is_real)
 WHOLE = Kind("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool))
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
+ROWS = Kind("a slice of rows", _is_rows, "slice(0, 100) is the first hundred")
+ARRAY = Kind("numbers in an array", _is_array, "of a tensor take x.detach().cpu().numpy()")
+TENSOR = Kind("a tensor", lambda value: _is_a(value, "Tensor", "torch"), "make it with torch.as_tensor")
+LISTED = Kind("a list", _is_listed, "put a single one into a list")
 PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike))
 FUNCTION = Kind("a function", callable)
 NAMES = Kind(
@@ -80,17 +101,22 @@ LOSS = Kind(
     "None is the margin loss, whose bound is on the error; covergraph.LipschitzLoss(function, lipschitz) is a loss of "
     "your own with values in [0, 1] (cross entropy has none)",
 )
+SAVED = Kind(
+    "a state", lambda value: isinstance(value, Mapping), "pass what the recorder's state_dict() returned"
+)
 GRAPH = made_by("ComputationGraph", "make it with covergraph.trace(model, example)")
 AUGMENTED = made_by("AugmentedGraph", "make it with covergraph.augment(graph)")
 BOUND = made_by("Bound", "make it with covergraph.derive(covergraph.augment(graph)), or take analysis.bound")
 MEASUREMENTS = made_by("Measurements", "make them with covergraph.measure(bound, model, loader)")
 TRAJECTORY = made_by("Trajectory", "record one with covergraph.TrajectoryRecorder, or read one with Trajectory.load")
+CONSISTENT = made_by("Consistency", "make it with covergraph.trajectory.assumption1(graph, snapshots, points)")
 PARAMETERS = made_by("Parameters", "make them with covergraph.choose(bound, measurements)")
 
 MEASURING: Mapping[str, Kind] = {
     "bound": BOUND,
     "model": STATE,
     "init_model": STATE.or_none(),
+    "trust_init": FLAG,
     "fill": FLAG,
     "exact": FLAG,
     "width": NUMBER,
@@ -109,3 +135,34 @@ ANALYZING: Mapping[str, Kind] = {
     "loss": LOSS.or_none(),
     "condition_quantile": QUANTILE,
 }
+"""The arguments of `analyze`."""
+TRAJECTORIES: Mapping[str, Kind] = {
+    **{name: TRAJECTORY for name in ("trajectory", "first", "second")},
+    **{name: WHOLE for name in ("tau", "start", "resolution")},
+    **{name: NUMBER for name in ("radius", "dimension", "constant", "kept", "p")},
+    "stop": WHOLE.or_none(),
+    "steps": ROWS.or_none(),
+    "statements": LISTED,
+    "X": ARRAY,
+}
+"""The arguments of what is said of runs alone, and of samples alone."""
+REGIONS: Mapping[str, Kind] = {
+    **{name: NUMBER for name in ("beta", "gamma", "phi", "zeta", "delta", "extent")},
+    **{name: TENSOR for name in ("X", "x", "points", "origin", "u", "v")},
+    **{name: LISTED for name in ("models", "affine")},
+    "graph": GRAPH,
+    "model": STATE,
+    "every": FLAG,
+    "sample": TENSOR.or_none(),
+    "costs": ARRAY,
+    "cover": FUNCTION,
+    "dimension": NUMBER.or_none(),
+    "gap": NUMBER.or_none(),
+    "consistent": CONSISTENT.or_none(),
+    "trajectory": TRAJECTORY.or_none(),
+    "rows": ROWS,
+    "resolution": WHOLE,
+}
+"""The arguments of what is said of a network where no sample is."""
+MAPS: Mapping[str, Kind] = {**REGIONS, **{name: REGIONS[name].or_none() for name in ("points", "costs", "beta")}}
+"""Those of a map, which may do without a prediction."""

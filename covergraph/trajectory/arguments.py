@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -10,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import FLAG, GRAPH
 from covergraph.trajectory.layer import require_known
+
+FLAGS = {"active_rows": FLAG, "overwrite": FLAG, "strict": FLAG, "graph": GRAPH.or_none()}
+"""Options of the recorder that are on or off, and its graph."""
+_RUNNING = {"step", "row", "every", "blocks", "alphas", "samples", "setting", "layer", "written", "buffers", "memory"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ def the_optimizer(optimizer: Any) -> torch.optim.Optimizer:
         )
     within = getattr(optimizer, "optimizer", None)
     return the_optimizer(within) if isinstance(within, torch.optim.Optimizer) else optimizer
+
+
+def is_state(state: Mapping[str, Any]) -> bool:
+    """Whether a recorder has made it: before a run, of one that has stopped, or of one under way."""
+    whole = isinstance(state.get("step"), int)
+    return whole and (state["step"] == 0 or "stopped" in state or state.keys() >= _RUNNING)
 
 
 def _require(name: str, value: Any, kinds: Any, expected: str) -> None:

@@ -140,10 +140,10 @@ def first(trajectory: Trajectory, rows: slice) -> Assumption:
 
 
 def once(trajectory: Trajectory, rows: slice) -> Assumption:
-    """The layer runs once for each sample of a step."""
+    """The layer runs once for each sample of a step, at W^t and b^t."""
     return _settled(
         "one pass of the layer for each sample of a step", trajectory.setting.once,
-        "otherwise ∂ℓ/∂b sums over passes with inputs of their own, and nothing is stated", "", BOTH,
+        "otherwise ∂ℓ/∂b sums over passes with inputs or weights of their own, and nothing is stated", "", BOTH,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from covergraph.errors import TrajectoryError
-from covergraph.kinds import TRAJECTORY, require
+from covergraph.kinds import TRAJECTORIES, require
 from covergraph.trajectory import assumptions as assume
 from covergraph.trajectory.assumptions import MOVES, UPPER, allowance, ledger_of, move_rounding
 from covergraph.trajectory.ledger import Ledger, Statement
@@ -22,7 +22,7 @@ def corollary1(trajectory: Trajectory, tau: int = 0) -> Statement:
     β = max σ_1(W^t), t >= τ where λ was measured. `tau` is a row. Proved of the points sampled at these t, until the
     record ends; the paper's "with high probability at every training point" is not claimed. `details`: beta, phi.
     """
-    require("corollary1", {"trajectory": TRAJECTORY}, trajectory=trajectory)
+    require("corollary1", TRAJECTORIES, trajectory=trajectory, tau=tau)
     if not 0 <= tau < len(trajectory):
         raise TrajectoryError(f"corollary1: tau = {tau}, expected one of the rows 0 to {len(trajectory) - 1}")
     rows = slice(tau, None)
@@ -59,7 +59,7 @@ def corollary2(trajectory: Trajectory, start: int = 0, stop: int | None = None) 
     harm(T) = (m/Σ_T ε_t^-2)^{1/2}, 0 if some ε_t is. `details`: harm, and "direct", what the proof has before harm,
     m/(m+1) avg_T (α_t ε_t λ_t/(2σ_1))².
     """
-    require("corollary2", {"trajectory": TRAJECTORY}, trajectory=trajectory)
+    require("corollary2", TRAJECTORIES, trajectory=trajectory, start=start, stop=stop)
     stop = len(trajectory) if stop is None else stop
     if stop - start < 2:
         raise TrajectoryError(f"corollary2: rows [{start}, {stop}) hold fewer than 2 iterates; give a longer stretch")
@@ -89,7 +89,7 @@ def corollary3(trajectory: Trajectory, *, steps: slice | None = None) -> Stateme
     Any loss, batch and output (ε_s λ_s = Σ_i ‖∂ℓ/∂h_i‖). `steps` must begin at row 0, where b^0 is. A row where λ was
     not measured, or where W lacks rank, ends the upper side from there on.
     """
-    require("corollary3", {"trajectory": TRAJECTORY}, trajectory=trajectory)
+    require("corollary3", TRAJECTORIES, trajectory=trajectory, steps=steps)
     rows = steps or ALL
     if rows.indices(len(trajectory))[0] != 0 or rows.step not in (None, 1):
         raise TrajectoryError(f"corollary3: steps = {rows}, but the distance is to b^0; begin at row 0, with step 1")

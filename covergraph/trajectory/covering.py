@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import TRAJECTORIES, require
 from covergraph.values import Floats
 
 
@@ -31,6 +32,7 @@ def greedy_cover(X: Floats, radius: float) -> CoveringNumber:
     An upper bound of N for the sample itself (the true number at `radius`/2 is at least as large: the centers are more
     than `radius` apart). It says nothing of points that were not sampled.
     """
+    require("greedy_cover", TRAJECTORIES, X=X, radius=radius)
     points = _flat(X)
     if not 0 < radius < math.inf:
         raise TrajectoryError(f"greedy cover: radius {radius}, expected > 0 and finite")
@@ -44,6 +46,7 @@ def greedy_cover(X: Floats, radius: float) -> CoveringNumber:
 
 def manifold_cover(radius: float, dimension: float, constant: float) -> CoveringNumber:
     """N = (C_M/r)^k of a C_M-regular k-manifold (Verma, COLT 2012); at least 1. C_M is the caller's."""
+    require("manifold_cover", TRAJECTORIES, radius=radius, dimension=dimension, constant=constant)
     if not all(0 < value < math.inf for value in (radius, dimension, constant)):
         raise TrajectoryError(
             f"manifold cover: radius {radius}, dimension {dimension}, constant {constant}; expected all > 0, finite"
@@ -58,6 +61,9 @@ def intrinsic_dimension(X: Floats, kept: float = 0.9) -> float:
     With μ = r_2/r_1, the ratio of the distances to the second and to the first neighbor, -log(1 - F(μ)) = k log μ: the
     slope through the origin over the `kept` smallest of the sorted μ. Repeated samples count once. An estimate.
     """
+    require("intrinsic_dimension", TRAJECTORIES, X=X, kept=kept)
+    if not 0 < kept <= 1:
+        raise TrajectoryError(f"intrinsic dimension: kept {kept}, expected a share of the samples in (0, 1]")
     points = np.unique(_flat(X), axis=0)
     if len(points) < 4:
         raise TrajectoryError(f"intrinsic dimension: {len(points)} distinct samples, expected at least 4; or give k")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import LISTED, NUMBER, require, shown
 
 AFFINE: tuple[type[nn.Module], ...] = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -29,6 +30,11 @@ class Dropout(nn.Module):
 
     def __init__(self, network: nn.Sequential, p: float = 0.5, affine: Sequence[type[nn.Module]] = ()) -> None:
         super().__init__()
+        require("Dropout", {"p": NUMBER, "affine": LISTED}, p=p, affine=affine)
+        if not isinstance(network, nn.Sequential):
+            raise TrajectoryError(
+                f"Dropout: the network is {shown(network)}, expected nn.Sequential, which applies its modules in order"
+            )
         if not 0 <= p < 1:
             raise TrajectoryError(f"Dropout: p is {p}, expected 0 <= p < 1; 1/2 is what Theorem L3 speaks of")
         self.network = network

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import REGIONS, require
 from covergraph.trajectory.assumptions import RELATIVE, allowance, move_rounding
 from covergraph.trajectory.exact import Span
 from covergraph.trajectory.ledger import Assumption, Ledger, Statement
@@ -46,7 +47,7 @@ def theorem2(
     over the x with a statement. No lower side. Raises `TrajectoryError` where the graph is no chain, or arguments do
     not fit each other.
     """
-    at, sampled, costs, rounded = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
+    at, sampled, costs, rounded = _inputs(graph, model, x, points, costs, beta, gamma, consistent, trajectory, rows)
     ledger = region_ledger(model, sampled, costs, beta, gamma, consistent, trajectory, rows)
     sums = least_costs(sampled, rounded, at)
     return _statement("Theorem L2", FORMULA, at, sampled, sums, beta, gamma, ledger)
@@ -61,7 +62,7 @@ def theorem2_sum(
 
     Arguments, result and errors as of `theorem2`.
     """
-    at, sampled, costs, rounded = _inputs(graph, model, x, points, costs, beta, gamma, trajectory, rows)
+    at, sampled, costs, rounded = _inputs(graph, model, x, points, costs, beta, gamma, consistent, trajectory, rows)
     ledger = region_ledger(model, sampled, costs, beta, gamma, consistent, trajectory, rows)
     sums = np.outer(rounded.max(axis=1), fewest(sampled, at))
     return _statement("Corollary of Theorem L2", FORMULA_SUM, at, sampled, sums, beta, gamma, ledger)
@@ -123,12 +124,16 @@ def factor(sampled: Patterns) -> float:
 
 def _inputs(
     graph: ComputationGraph, model: nn.Module | Mapping[str, Tensor], x: Tensor, points: Tensor, costs: Floats,
-    beta: float, gamma: float, trajectory: Trajectory | None, rows: slice,
+    beta: float, gamma: float, consistent: Consistency | None, trajectory: Trajectory | None, rows: slice,
 ) -> tuple[Patterns, Patterns, Floats, Floats]:
     """Patterns of x and of the k points that are used, all costs (NaN of the other points), (2, k) costs and rounding.
 
     Left out are points without a cost, and those where rounding may have taken half of it, or more.
     """
+    require(
+        "theorem2", REGIONS, graph=graph, model=model, x=x, points=points, costs=costs, beta=beta, gamma=gamma,
+        consistent=consistent, trajectory=trajectory, rows=rows,
+    )
     costs = np.asarray(costs, dtype=np.float64)
     if not (0 <= beta < np.inf and gamma >= 0):
         raise TrajectoryError(f"theorem 2: beta {beta}, gamma {gamma}; expected both at least 0, beta finite")

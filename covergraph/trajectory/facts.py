@@ -44,9 +44,18 @@ def group_of(optimizer: torch.optim.Optimizer, bias: nn.Parameter, name: str) ->
     )
 
 
+def parameter_of(model: nn.Module, name: str) -> Tensor | None:
+    """What the model has by this name, None if it has nothing."""
+    owner: nn.Module | None = model
+    *path, leaf = name.split(".")
+    for part in path:
+        owner = None if owner is None else owner._modules.get(part)
+    return None if owner is None else owner._parameters.get(leaf)
+
+
 def require_same(model: nn.Module, bias: nn.Parameter, name: str) -> None:
     """Raise `TrajectoryError` if the model has another parameter of this name by now."""
-    if all(path != name or other is not bias for path, other in model.named_parameters(remove_duplicate=False)):
+    if parameter_of(model, name) is not bias:
         raise TrajectoryError(
             f"trajectory: the model's {name!r} is another parameter than when recording began, expected the layer to "
             "stay; begin a new recorder after layers are replaced"
@@ -67,7 +76,7 @@ def first_setting(
         last="" if graph is None else last_node(graph).operation.label,
         isometric=watched.isometric,
         piecewise=None if graph is None else is_piecewise_linear(graph) and not mixing,
-        once=graph is None or _readers(graph, watched.bias) <= 1,
+        once=graph is None or readers(graph, watched.bias) <= 1,
         mixing=mixing or (None if graph is None else False),
         joints=None if graph is None else ", ".join(map(repr, _misread(graph))),
         dtype=str(bias.dtype).removeprefix("torch."),
@@ -80,9 +89,9 @@ def _misread(graph: ComputationGraph) -> list[str]:
     return [name for name, function in functions if misread(function)]
 
 
-def _readers(graph: ComputationGraph, bias: str) -> int:
-    """How many nodes read the bias, by whatever name."""
-    name = graph.weights.ties.get(bias, bias)
+def readers(graph: ComputationGraph, parameter: str) -> int:
+    """How many nodes read a parameter, by whatever name."""
+    name = graph.weights.ties.get(parameter, parameter)
     return sum(name in graph.weights.sources(other) for node in graph.nodes for other in node.parameter.values())
 
 

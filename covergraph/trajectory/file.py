@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from covergraph.errors import TrajectoryError
+from covergraph.errors import ParameterError, TrajectoryError
 from covergraph.kinds import PATH, require
 from covergraph.trajectory.trajectory import COLUMNS, Layer, Moments, Setting, Trajectory
 from covergraph.values import Floats
@@ -152,6 +152,24 @@ class Store:
     memory: bytearray = field(default_factory=bytearray, repr=False)
     interrupted: bool = False
 
+    def require_writable(self) -> None:
+        """Raise `ParameterError` if no file can be written there; nothing is touched."""
+        if self.path is None:
+            return
+        if "\0" in str(self.path):
+            raise ParameterError(f"trajectory: path is {str(self.path)!r}, expected one without a null character")
+        if self.path.exists():
+            reason = _unusable(self.path)
+        else:
+            above = next((folder for folder in self.path.absolute().parents if folder.exists()), Path(os.sep))
+            fits = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+            reason = "" if fits else f"{above} is no folder to write in"
+        if reason:
+            raise ParameterError(
+                f"trajectory: path is {str(self.path)!r}, and {reason}, expected a file that can be written; pass "
+                "another path, or None to keep the run in memory"
+            )
+
     def require_new(self) -> None:
         """Raise `TrajectoryError` if there is a file already."""
         if self.path is not None and self.path.exists() and self.path.stat().st_size:
@@ -224,6 +242,13 @@ class Store:
             with _accessible(self.path):
                 os.truncate(self.path, written.size)
         self.written = written
+
+
+def _unusable(path: Path) -> str:
+    """Why what is there is no file to write."""
+    if not path.is_file():
+        return "it is a folder" if path.is_dir() else "it is no file"
+    return "" if os.access(path, os.R_OK | os.W_OK) else "it cannot be read and written"
 
 
 @contextmanager

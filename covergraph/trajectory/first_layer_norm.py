@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import TRAJECTORIES, require
 from covergraph.trajectory import assumptions as assume
 from covergraph.trajectory.assumptions import UPPER, allowance, ledger_of, move_rounding, precision
 from covergraph.trajectory.ledger import BOTH, Assumption, Ledger, Side, Statement, Status
@@ -89,6 +90,7 @@ def _statement(
 
 
 def _linear(trajectory: Trajectory, asked: str) -> None:
+    require(asked, TRAJECTORIES, trajectory=trajectory)
     layer = trajectory.layer
     if layer.kind != "linear" or layer.shared != 1:
         raise TrajectoryError(

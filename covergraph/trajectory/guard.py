@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,6 @@ class Guard:
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, guarded; it returns None once it has refused."""
 
-        @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             if self.reason:
                 return None

@@ -18,15 +18,15 @@ from torch.utils._pytree import tree_leaves
 class Hook:
     """A hook on a module. `copy.deepcopy` and `torch.save` of the module make of it one that does nothing.
 
-    `torch.compile` does not look into it: it would compile anew for every row.
+    `torch.compile` does not look into it: it would compile anew for every row. `apart`: what it calls instead.
     """
 
     __slots__ = ("apart", "function")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        compiles = "torch._dynamo" in sys.modules  # to import it takes seconds
+    def __init__(self, function: Callable[..., Any], apart: Callable[..., Any] | None = None) -> None:
+        compiles, other = "torch._dynamo" in sys.modules, apart or function  # to import it takes seconds
         self.function = function
-        self.apart = torch.compiler.disable(function) if compiles else function  # type: ignore[no-untyped-call]
+        self.apart = torch.compiler.disable(other) if compiles else other  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():  # only then, for `apart` costs some microseconds

@@ -15,6 +15,7 @@ from covergraph.trajectory.buffers import Buffers
 from covergraph.trajectory.guard import Guard
 from covergraph.trajectory.hooks import BackwardWatch
 from covergraph.trajectory.layer import Convolutions, Watched
+from covergraph.trajectory.sight import Sight, Sights, StandIn
 from covergraph.trajectory.tally import Seen, Tally
 
 PER_STEP = 2**13
@@ -31,7 +32,8 @@ class Passes:
     without a step is forgotten. `ignores`: passes are not counted, as those of a closure that runs again. `size`: ‖h‖
     in the forward pass under way, of one sample. `coarse`: the relative rounding of W under autocast. `given`: the
     model's input in the first pass, if h is said to be a reordering of it. `scaled`: a scaler has scaled a loss.
-    `owner`: the module that holds the bias. `left`: the gradient that the last step left behind.
+    `owner`: the module that holds the bias. `left`: the gradient that the last step left behind. `stand_in`: for W,
+    where the layer may take one.
     """
 
     def __init__(
@@ -44,11 +46,14 @@ class Passes:
         self.measures, self.ignores, self.counts = watched.module is not None, False, False
         self.version, self.accumulated = -1, False
         self.owner: nn.Module | None = None
+        self.sights = Sights(bias, weight, watched.bias)
+        self.stand_in: StandIn | None = None
         self.left: tuple[int, int] | None = None
         self.arrived: Tensor | None = None
         self.slot: tuple[int, ...] | None = None
         self.met = False
         self.outputs = 0
+        self.handles: list[Any] = []
         self.size: Tensor | None = None
         self.coarse = 0.0
         self.given: Tensor | None = None
@@ -70,27 +75,35 @@ class Passes:
         own = self.owner is None or self.owner._parameters.get(self.watched.bias.rpartition(".")[2]) is self.bias
         return torch.is_grad_enabled() and self.bias.requires_grad and own and not transformed()
 
-    @property
-    def versions(self) -> tuple[int, int]:
-        """Counts the changes of W and b."""
-        return -1 if self.weight is None else self.weight._version, self.bias._version
-
     def hooks(self) -> list[Any]:
         """The handles of the hooks on the bias."""
         bias: Any = self.bias  # torch's methods have no types
-        return [
+        self.handles = [
             bias.register_hook(self.guard(self._on_gradient)),
             bias.register_post_accumulate_grad_hook(self.guard(self._on_accumulated)),
         ]
+        return self.handles
 
-    def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def release(self) -> None:
+        """Take the hooks off the bias, which keep its place on the graph; within a backward pass, at its end."""
+        if self.watch.depth:
+            self.watch.on_end = self.release
+            return
+        for handle in self.handles:
+            handle.remove()
+
+    def on_input(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, compiled: bool = False
+    ) -> Any:
         """The layer is about to run: its input is passed on by an alias that tells its gradient."""
+        self.sights.require_form()
         if not self.trains:
             return None
         place, h = first_tensor(args, kwargs, self.watched.name)
         if h.shape[1:] != self.slot:
             self._meet(h)
-        if torch.is_autocast_enabled(h.device.type):
+        casts = torch.is_autocast_enabled(h.device.type)  # then autograd keeps a copy of W
+        if casts:
             self.coarse = max(self.coarse, torch.finfo(torch.get_autocast_dtype(h.device.type)).eps / 2)
         self.size = torch.linalg.vector_norm(h.detach(), dtype=torch.float64) if len(h) == 1 else None
         if self.counts:  # checkpointed activations, computed again after the output was
@@ -99,7 +112,10 @@ class Passes:
         if not self.measures:
             return None
         alias = h.view_as(h) if h.requires_grad else h.detach().requires_grad_()
-        alias.register_hook(self.guard(self._on_pull))  # type: ignore[no-untyped-call]
+        told = self.guard(partial(self._on_pull, self.sights.versions[0]))
+        alias.register_hook(told)  # type: ignore[no-untyped-call]
+        if self.stand_in is not None and not (h.requires_grad or compiled or casts):
+            self.stand_in.enter()
         if isinstance(place, int):
             return (*args[:place], alias, *args[place + 1 :]), kwargs
         return args, {**kwargs, place: alias}
@@ -123,7 +139,7 @@ class Passes:
                 "torch.view_as_real(...) of it"
             )
         self.outputs = output.shape[1:].numel()
-        told = self.guard(partial(self._on_output_gradient, size, self.versions))
+        told = self.guard(partial(self._on_output_gradient, size, self.sights.look()))
         output.register_hook(told)  # type: ignore[no-untyped-call]
 
     def forget_zeroed(self) -> None:
@@ -227,12 +243,13 @@ class Passes:
             )
         self.tally.inverse, self._scaler, self.scaled = inverse, scaler, True
 
-    def _on_output_gradient(self, size: Tensor | None, versions: tuple[int, int], gradient: Tensor) -> None:
+    def _on_output_gradient(self, size: Tensor | None, sight: Sight, gradient: Tensor) -> None:
         if self.counts:
-            self.tally.add_output(gradient.detach(), size, versions)
+            self.tally.add_output(gradient.detach(), size, sight)
 
-    def _on_pull(self, gradient: Tensor) -> None:
-        if self.counts:
+    def _on_pull(self, version: int, gradient: Tensor) -> None:
+        """∂ℓ/∂h, unless it was made with a later W than z was."""
+        if self.counts and version == self.sights.versions[0]:
             self.tally.add_pull(gradient.detach())
 
     def _on_gradient(self, gradient: Tensor) -> None:

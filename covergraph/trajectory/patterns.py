@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from covergraph.errors import TrajectoryError
 from covergraph.graph.node import Node
 from covergraph.graph.operations import FIXED_LINEAR, Affine, Convolution, Elementwise, Linear, TransposedConvolution
+from covergraph.kinds import REGIONS, require
 from covergraph.values import Floats
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def patterns(graph: ComputationGraph, model: nn.Module | Mapping[str, Tensor], X
     Raises `TrajectoryError` where the graph is no chain of affine maps and ReLUs with a scalar output, or a slope or a
     logit is not finite.
     """
+    require("patterns", REGIONS, graph=graph, model=model, X=X)
     found, state = chain(graph), graph.state(model)
     types = {value.dtype for value in state.values() if value.is_floating_point()} or {X.dtype}
     if not len(X) or X.dtype not in types:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from covergraph.errors import CovergraphError, TrajectoryError
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.trajectory.arguments import Options, require_kinds, the_optimizer
+from covergraph.kinds import SAVED, require
+from covergraph.trajectory.arguments import FLAGS, Options, is_state, require_kinds, the_optimizer
 from covergraph.trajectory.facts import computes
 from covergraph.trajectory.file import Store
 from covergraph.trajectory.guard import Guard
@@ -24,6 +25,7 @@ from covergraph.trajectory.hooks import BackwardWatch, Hook, silenced
 from covergraph.trajectory.layer import Watched, first_layer, named_layer
 from covergraph.trajectory.passes import chosen, transformed
 from covergraph.trajectory.run import Run
+from covergraph.trajectory.sight import put_back
 from covergraph.trajectory.steps import Steps
 from covergraph.trajectory.trajectory import Trajectory
 
@@ -49,10 +51,12 @@ class Recorder(ABC):
         strict: bool = False,
     ) -> None:
         require_kinds(model, optimizer, path, layer)
+        require("trajectory", FLAGS, active_rows=active_rows, overwrite=overwrite, strict=strict, graph=graph)
         self._options = Options(every, flush, product, active_rows, subspace, output)
         self.model, self.optimizer = model, the_optimizer(optimizer)
         self.layer, self.overwrite = layer, overwrite
         self._store = Store(None if path is None else Path(path))
+        self._store.require_writable()
         self._graph, self._watch = graph, BackwardWatch()
         self._guard = Guard(strict)
         self._guard.on_stop = self._stop
@@ -100,11 +104,14 @@ class Recorder(ABC):
     def _finish(self, failed: bool) -> None:
         if self._run is not None:
             self._run.flush(border=True)
+            if not failed:
+                self._steps.require_seen()
         elif self._watched is not None and not failed:
             raise TrajectoryError(_frozen(self._watched))
 
     def _stop(self, reason: str) -> None:
         if self._run is not None:
+            self._run.passes.release()
             self._run.stop(reason)
 
     @property
@@ -150,12 +157,17 @@ class Recorder(ABC):
                 f"trajectory: load_state_dict after {self._run.step} steps of another run, expected it before the "
                 "first forward pass; make a new recorder"
             )
-        if "step" not in state:
-            raise TrajectoryError(f"trajectory: the state has the keys {sorted(state)}, expected those of state_dict()")
+        require("load_state_dict", {"state": SAVED}, state=state)
+        if not is_state(state):
+            raise TrajectoryError(
+                f"trajectory: the state has the keys {sorted(map(str, state))[:9]}, expected those of state_dict(); "
+                "load what the recorder's own state_dict() returned"
+            )
         self._state = copy.deepcopy(dict(state))
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The first forward pass with gradients in which the bias is trained sets the other hooks."""
+        put_back()
         stands_in = any(not isinstance(p, nn.Parameter) for p in self.model.parameters())  # torch.func.functional_call
         if not torch.is_grad_enabled() or transformed() or stands_in:
             return None
@@ -181,13 +193,26 @@ class Recorder(ABC):
         self._first.remove()
         on_input = self._guard(run.passes.on_input)
         if watched.module is not None:
-            self._handles.append(watched.module.register_forward_pre_hook(Hook(on_input), with_kwargs=True))
+            apart = partial(on_input, compiled=True)
+            self._handles.append(watched.module.register_forward_pre_hook(Hook(on_input, apart), with_kwargs=True))
+        self._handles += self._hooks_on_weights(run)
         self._handles.append(self.model.register_forward_hook(Hook(self._guard(run.passes.on_output))))
         first = self._guard(partial(self._on_first_output, given))
         self._compared = self.model.register_forward_hook(Hook(first))
         self._handles.append(self._compared)
         self._run = self._steps.run = run
         return on_input(module, args, kwargs) if watched.module is self.model else None
+
+    def _hooks_on_weights(self, run: Run) -> list[Any]:
+        """The handles of what looks at W and b, or puts W back, around passes."""
+        stand_in, module, handles = run.passes.stand_in, run.watched.module, list[Any]()
+        if module is None:
+            form = Hook(_without_arguments(self._guard(run.passes.sights.require_form)))
+            handles.append(self.model.register_forward_pre_hook(form))
+        if stand_in is not None and module is not None:
+            after = module.register_forward_hook(Hook(stand_in.remove), prepend=True, always_call=True)
+            handles += [stand_in, after]
+        return handles
 
     def _require_file(self) -> None:
         """Raise `TrajectoryError` if there is a file that this run is not to change."""
@@ -225,6 +250,14 @@ class Recorder(ABC):
                 f"layer='...', such as {', '.join(map(repr, names[:6])) or 'a parameter'}"
             ) from reason
         return first_layer(self._graph, self.model)
+
+
+def _without_arguments(function: Callable[[], Any]) -> Callable[..., None]:
+    """The function as a hook that changes nothing."""
+    def hook(*args: Any) -> None:
+        function()
+
+    return hook
 
 
 def _frozen(watched: Watched) -> str:

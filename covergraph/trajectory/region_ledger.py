@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import REGIONS, require
 from covergraph.trajectory import assumptions as assume
 from covergraph.trajectory.dropout import Dropout
 from covergraph.trajectory.ledger import Assumption, Ledger, Status
@@ -52,6 +53,7 @@ def assumption1(
     Args: `models` or states, in the order of time; `every`: these are all iterates of T and the one of the conclusion.
     γ is the least that the snapshots allow. Raises `TrajectoryError` without a snapshot.
     """
+    require("assumption1", REGIONS, graph=graph, models=models, points=points, every=every)
     first: Patterns | None = None
     count, changed = 0, np.zeros(len(points), dtype=bool)
     for count, model in enumerate(models, start=1):  # noqa: B007

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import REGIONS, require
 from covergraph.trajectory.assumptions import RELATIVE
 from covergraph.trajectory.covering import CoveringNumber, greedy_cover, intrinsic_dimension
 from covergraph.trajectory.ledger import Ledger, Statement
@@ -83,6 +84,11 @@ def theorem3(
     `dimension` k (default: estimated); `gap`, |er_emp - er_exp| where it was measured; the others as of `theorem2`.
     Raises `TrajectoryError` where the graph is no chain, or a number is out of range.
     """
+    require(
+        "theorem3", REGIONS, graph=graph, model=model, points=points, phi=phi, beta=beta, gamma=gamma, zeta=zeta,
+        delta=delta, sample=sample, cover=cover, dimension=dimension, gap=gap, consistent=consistent,
+        trajectory=trajectory, rows=rows,
+    )
     positive = all(0 < value < math.inf for value in (phi, beta, 1.0 if dimension is None else dimension))
     if not (positive and 0 <= gamma < math.inf and 0 < zeta <= 0.5 and 0 < delta < 1):
         raise TrajectoryError(

@@ -23,6 +23,7 @@ from covergraph.trajectory.layer import Watched
 from covergraph.trajectory.layer_map import Map
 from covergraph.trajectory.passes import Passes
 from covergraph.trajectory.path_product import log_product, required_graph
+from covergraph.trajectory.sight import Sight, StandIn
 from covergraph.trajectory.spectrum import Spectrum
 from covergraph.trajectory.trajectory import COLUMNS, Layer, Setting
 from covergraph.values import Floats
@@ -45,7 +46,9 @@ class Run:
         self.buffers = Buffers(self.bias, options.flush)
         self.passes = Passes(watched, self.bias, self.weight, self.buffers, watch, options.every, options.output, guard)
         self.passes.owner = model.get_submodule(watched.bias.rpartition(".")[0])
-        self.step, self.blocks, self.versions = 0, 0, (-1, -1)
+        self.passes.stand_in = self._stand_in()
+        self.strayed: Tensor | bool = False
+        self.step, self.blocks = 0, 0
         self.alphas, self.samples = [math.nan] * self.buffers.length, [0] * self.buffers.length
         self.spectrum: Spectrum | None = None
         self.layer: Layer | None = None
@@ -71,16 +74,16 @@ class Run:
 
     def before_step(self) -> None:
         """W^t is what it was when the gradients were made: it is measured, and compared with them."""
+        self.require_same()
         if self.bias.grad is None:
             self.passes.forget_zeroed()
         self.passes.require_seen()
         if self.row == self.buffers.length:
             self.flush()  # the last one failed
-        self.versions = self.passes.versions
+        self.sight = self.passes.sights.look()
         if self.layer is None or self.passes.met:
             self._begin()
         if self.row == 0:
-            facts.require_same(self.model, self.bias, self.watched.bias)
             self.setting = facts.learned(self.setting, "", facts.mixes(self.model), None)
         device = self.bias.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
@@ -101,9 +104,27 @@ class Run:
             graph = required_graph(self.graph, self.watched, self.faithful)
             slots["log_product"].fill_(log_product(graph, self.model, self.watched.place))
 
-    def require_unmoved(self, versions: tuple[int, int]) -> None:
-        """Raise `TrajectoryError` unless W and b are of these versions."""
-        if versions != self.passes.versions:
+    def require_same(self) -> None:
+        """Raise `TrajectoryError` unless the model has the same W and b, of the same type and place."""
+        facts.require_same(self.model, self.bias, self.watched.bias)
+        if self.weight is not None and self.watched.weight is not None:
+            facts.require_same(self.model, self.weight, self.watched.weight)
+        self.passes.sights.require_form()
+
+    def is_at_last(self) -> bool:
+        """Whether the bias is what it was after the last row."""
+        last = self.buffers.bias_rows[self.row - 1] if self.row else self.buffers.previous
+        return torch.equal(last, self.bias.detach())
+
+    def require_unmoved(self, sight: Sight) -> None:
+        """Raise `TrajectoryError` unless W and b are as they were seen.
+
+        Values on an accelerator are not waited for: `once` will be False.
+        """
+        now = self.passes.sights.look()
+        moved = sight.differs(now)
+        self.strayed = self.strayed | moved
+        if sight.versions != now.versions or (self.bias.device.type == "cpu" and bool(moved)):
             raise TrajectoryError(
                 f"trajectory: {type(self.optimizer).__name__} has changed the weights before it ran its closure, as "
                 "sharpness-aware optimizers do, so that no gradient is one at b^t; expected a closure that is run first"
@@ -117,12 +138,28 @@ class Run:
         self.buffers.bias_rows[row].copy_(self.bias.detach())
         measured, seen = self.passes.measures, self.passes.finish()
         self.samples[row] = seen.samples
-        if measured and (seen.inner != seen.samples or seen.versions - {self.versions}):  # of another W or b
+        self.strayed = self.strayed | seen.strays(self.sight)
+        if measured and (seen.inner != seen.samples or seen.versions - {self.sight.versions}):  # of another W or b
             self.setting = replace(self.setting, once=False)
         self.step += 1
         self._aim()
         if self.row == self.buffers.length:
             self.flush()
+
+    def _settle(self) -> None:
+        """Whether passes saw another W or b than their steps is read from the device."""
+        if bool(self.strayed):
+            self.setting = replace(self.setting, once=False)
+        self.strayed = False
+
+    def _stand_in(self) -> StandIn | None:
+        """For W of a linear layer that alone reads it; a convolution keeps W in any case."""
+        watched, name = self.watched, self.watched.weight or ""
+        path, _, leaf = name.rpartition(".")
+        own = watched.kind in ("linear", "scale") and self.graph is not None and facts.readers(self.graph, name) == 1
+        if self.weight is None or not (isinstance(watched.module, nn.Linear) or own):
+            return None
+        return StandIn(self.model.get_submodule(path), leaf, self.weight)
 
     def stop(self, reason: str) -> None:
         """Write the rows that are complete, and why there are no more."""
@@ -140,6 +177,7 @@ class Run:
         content, rows, moments = b"", self.row, self.buffers.moments
         if self.layer is None:
             return
+        self._settle()
         columns = self._columns(rows) if rows else None
         if columns is not None:
             content += file.rows(np.stack([columns[name] for name in COLUMNS]), self.layer, self.setting)
@@ -251,6 +289,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What `load` needs to go on with the same bits; tensors, numbers and names."""
         self.store.sync()
+        self._settle()
         row = self.row
         return {
             "step": self.step, "row": row, "every": self.passes.every, "blocks": self.blocks,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import MAPS, require
 from covergraph.trajectory.empty_regions import theorem2
 from covergraph.trajectory.ledger import Statement
 from covergraph.trajectory.patterns import Patterns, patterns
@@ -73,6 +74,10 @@ def lipschitz_map(
     Args: origin, u, v (*shape); the others as of `theorem2`, for its prediction in every region.
     Raises `TrajectoryError` where the graph is no chain, or points come without costs and beta.
     """
+    require(
+        "lipschitz_map", MAPS, graph=graph, model=model, origin=origin, u=u, v=v, extent=extent, resolution=resolution,
+        points=points, costs=costs, beta=beta, gamma=gamma, consistent=consistent, trajectory=trajectory, rows=rows,
+    )
     if resolution < 2 or extent <= 0:
         raise TrajectoryError(f"lipschitz_map: resolution {resolution}, extent {extent}; expected at least 2, and > 0")
     if (points is None) != (costs is None) or (points is None) != (beta is None):

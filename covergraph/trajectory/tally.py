@@ -9,22 +9,29 @@ import torch
 from torch import Tensor
 
 from covergraph.trajectory.buffers import Buffers
+from covergraph.trajectory.sight import Sight
 
 
 @dataclass
 class Seen:
     """Since the last step: the samples at the output and at the layer's input, the gradients of the bias, and Σ ∂ℓ/∂h.
 
-    `versions`: of W and b in the forward passes that were differentiated. `written`: the numbers of the row that hold
-    something.
+    `versions`: of W and b in the forward passes that were differentiated, `sight`: W and b in one of them, `strayed`:
+    whether they were others in another one. `written`: the numbers of the row that hold something.
     """
 
     samples: int = 0
     inner: int = 0
     gradients: int = 0
     versions: set[tuple[int, int]] = field(default_factory=set)
+    sight: Sight | None = None
+    strayed: Tensor | bool = False
     pulled: Tensor | None = None
     written: set[str] = field(default_factory=set)
+
+    def strays(self, sight: Sight) -> Tensor | bool:
+        """Whether W and b were others than these in any pass, on the device."""
+        return self.strayed if self.sight is None else self.sight.differs(sight) | self.strayed
 
 
 class Tally:
@@ -85,10 +92,11 @@ class Tally:
         self.stale = set()
         return seen
 
-    def add_output(self, gradient: Tensor, size: Tensor | None, version: tuple[int, int]) -> None:
-        """∂ℓ/∂ŷ of a pass, whose layer had an input of this norm, and W and b these versions."""
+    def add_output(self, gradient: Tensor, size: Tensor | None, sight: Sight) -> None:
+        """∂ℓ/∂ŷ of a pass, whose layer had an input of this norm, and these W and b."""
         self.now.samples += len(gradient)
-        self.now.versions.add(version)
+        self.now.versions.add(sight.versions)
+        self.now.sight, self.now.strayed = sight, self.now.strays(sight)
         self._add_norms("epsilon", gradient)
         self.set_input(size)
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from covergraph.kinds import TRAJECTORY, require
+from covergraph.errors import ParameterError
+from covergraph.kinds import TRAJECTORIES, require, shown
 from covergraph.trajectory import assumptions as assume
 from covergraph.trajectory.assumptions import MOVES, RANK, allowance, ledger_of, lifted, move_rounding
 from covergraph.trajectory.ledger import BOTH, Assumption, Ledger, Side, Statement, Status
@@ -31,7 +32,7 @@ def theorem1(trajectory: Trajectory, *, steps: slice | None = None) -> Statement
     the entries of z that share an entry of b (the lower side needs P = 1). Batches and vector outputs keep the upper
     side.
     """
-    require("theorem1", {"trajectory": TRAJECTORY}, trajectory=trajectory)
+    require("theorem1", TRAJECTORIES, trajectory=trajectory, steps=steps)
     rows = steps or ALL
     scale = (trajectory["alpha"] * trajectory["epsilon"])[rows]
     used, details = _used(trajectory, rows, "alpha", "epsilon")
@@ -54,7 +55,7 @@ def theorem1_gradient(trajectory: Trajectory, *, steps: slice | None = None) -> 
 
     Value and sides are sums over the rows of `steps` where both gradients were measured. The lower side needs P = 1.
     """
-    require("theorem1_gradient", {"trajectory": TRAJECTORY}, trajectory=trajectory)
+    require("theorem1_gradient", TRAJECTORIES, trajectory=trajectory, steps=steps)
     rows = steps or ALL
     used, details = _used(trajectory, rows)
     return summed(
@@ -75,7 +76,7 @@ def theorem1_batches(trajectory: Trajectory, *, steps: slice | None = None) -> S
 
     ε_i λ_i = ‖∂ℓ/∂h_i‖. Below there is only the sum's norm: the gradients of a batch may cancel, whatever their λ.
     """
-    require("theorem1_batches", {"trajectory": TRAJECTORY}, trajectory=trajectory)
+    require("theorem1_batches", TRAJECTORIES, trajectory=trajectory, steps=steps)
     rows = steps or ALL
     alpha = trajectory["alpha"][rows]
     used, details = _used(trajectory, rows, "alpha")
@@ -144,7 +145,11 @@ def summed(
 
 def count_instances(statements: Iterable[Statement]) -> tuple[int, int]:
     """How many inequalities the statements make, and how many of them fail by more than rounding."""
+    require("count_instances", TRAJECTORIES, statements=statements)
     known = list(statements)
+    if odd := next((s for s in known if not isinstance(s, Statement)), None):
+        raise ParameterError(f"count_instances: a statement is {shown(odd)}, expected a Statement, which "
+                             "theorem1 and the others return")
     return sum(s.instances for s in known), sum(s.violations for s in known)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from covergraph.errors import TrajectoryError
+from covergraph.kinds import TRAJECTORIES, require
 from covergraph.values import Floats, same
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ class Setting:
     output per sample; `last`: the last operation of the graph, which says what f is (sigmoid: probabilities).
     `isometric`: the layer's input is the model's input up to the order of entries, and nothing else reads it, so that
     ∂ℓ/∂h is ∂ℓ/∂x. `piecewise`: the graph is piecewise linear up to a last sigmoid. `once`: between two steps the layer
-    ran once for each sample, and nothing else reads the bias. `mixing`: samples of a batch influence each other
-    (BatchNorm in train mode); like `piecewise`, None if the model in train mode is another one than on its graph.
+    ran once for each sample, at the weights that the step began with, and nothing else reads the bias. `mixing`:
+    samples of a batch influence each other (BatchNorm in train mode); like `piecewise`, None if the model in train mode
+    is another one than on its graph.
     `joints`: the nodes at whose joints autograd has another slope than the function (Lemma 12); "" if there are none.
     `identity`: largest ‖Wᵀ ∂ℓ/∂b - Σ ∂ℓ/∂h_i‖ of the measured steps, relative to the larger of ‖W‖ ‖∂ℓ/∂b‖ and
     Σ ‖∂ℓ/∂h_i‖, and at least the rounding of W under autocast; of a shared bias no more than that is known.
@@ -149,8 +151,8 @@ class Trajectory:
     def __getitem__(self, name: str) -> Floats:
         try:
             return self.columns[name]
-        except KeyError:
-            raise TrajectoryError(f"trajectory: no column {name!r}; there are {', '.join(COLUMNS)}") from None
+        except (KeyError, TypeError):
+            raise TrajectoryError(f"trajectory: no column {name!r}, expected one of {', '.join(COLUMNS)}") from None
 
     def __repr__(self) -> str:
         length = np.nansum(self["move"])
@@ -191,6 +193,7 @@ class Trajectory:
 
     def variance(self, start: int = 0, stop: int | None = None) -> float:
         """mean ‖b - mean b‖² over the iterates b^{t+1} of rows [start, stop), which must be borders of `moments`."""
+        require("Trajectory.variance", TRAJECTORIES, start=start, stop=stop)
         stop = len(self) if stop is None else stop
         borders = np.concatenate([[0.0], self.moments.stops])
         if start not in borders or stop not in borders or stop <= start:
