@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from covergraph.errors import ProcessError
@@ -22,6 +23,14 @@ from covergraph.measure.checkpoint import first_difference
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """So long a process waits for the others; one that died is noticed at once."""
+
+OLDEST = (2, 9)
+"""With torch 2.6 a group that ends can lock the interpreter for ever; 2.9.1 and 2.13 do not. Not tried between."""
+
+
+def old() -> bool:
+    """Whether this torch is too old for several processes."""
+    return tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST
 
 
 def rank() -> int:
@@ -120,6 +129,11 @@ def team() -> Iterator[Team]:
     if world() == 1:
         yield Team()
         return
+    if old():
+        raise ProcessError(
+            f"measure: torch {torch.__version__} with {world()} processes, expected torch 2.9 or later, since the "
+            "processes may wait for each other for ever with older ones; upgrade torch, or measure in one process"
+        )
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
         alone = Team(rank(), world(), group)

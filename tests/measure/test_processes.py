@@ -14,6 +14,7 @@ import pytest
 import torch
 from handmade import NETWORKS, mlp
 
+from covergraph.errors import ProcessError
 from covergraph.measure import processes
 
 SCRIPT = Path(elsewhere.__file__)
@@ -46,7 +47,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path, _one_thread: None) -> Results:
+def new() -> None:
+    if processes.old():
+        pytest.skip("several processes need torch 2.9")
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, _one_thread: None, new: None) -> Results:
     """What two processes that torchrun started found, by scenario; one third of a checkpoint was there already."""
     elsewhere.half_done(folder / "half")
     assert run(*LAUNCHER, SCRIPT, "together", folder).wait(HANGING) == 0
@@ -130,7 +137,7 @@ def test_a_process_that_ends_early_ends_all(two: Results) -> None:
     assert kind == "ProcessError" and "another process has ended" in message and "its own error" in message
 
 
-def test_a_process_that_dies_ends_all(tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_all(tmp_path: Path, new: None) -> None:
     """Three of them, more than there are blocks at first."""
     (tmp_path / "die").touch()
     started = [run(SCRIPT, "together", tmp_path, rank, 3) for rank in range(3)]
@@ -144,11 +151,19 @@ def test_a_process_that_dies_ends_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_nccl_gives_the_bits_of_one_process(tmp_path: Path) -> None:
+def test_nccl_gives_the_bits_of_one_process(tmp_path: Path, new: None) -> None:
     (tmp_path / "nccl").touch()
     assert run(*LAUNCHER, SCRIPT, "together", tmp_path).wait(HANGING) == 0
     expected = elsewhere.measured(mlp(), device="cuda")
     assert [results(tmp_path, rank)["cuda"] == expected for rank in range(2)] == [True, True]
+
+
+def test_several_processes_of_an_old_torch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    words = r"torch 2\.6\.0\+cpu with 2 processes, expected torch 2\.9 or later"
+    with pytest.raises(ProcessError, match=words), processes.team():
+        pass
 
 
 def test_one_process_alone_needs_no_group() -> None:
