@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mutation_rows import TABLES, Edit, Mutation, row, three
 from mutations_rules import MEASURED, RULES, Z
+from mutations_soundness import SOUNDNESS
 from mutations_trajectory import TRAJECTORIES
 
 AUGMENT = "tests/passes/test_augment.py"
@@ -196,4 +197,6 @@ ROUTES = (
     row("gamma rounded up", CHOICE, "else grid_down(gamma", "else grid_up(gamma", CHOOSE),
 )
 
-MUTATIONS = (*THEOREM_2, *ABSENT_PAIRS, *AUGMENTATION, *RULES, *MEASURED, *ROUTES, *TOGETHER, *TRAJECTORIES)
+MUTATIONS = (
+    *THEOREM_2, *ABSENT_PAIRS, *AUGMENTATION, *RULES, *MEASURED, *ROUTES, *TOGETHER, *TRAJECTORIES, *SOUNDNESS,
+)

@@ -40,6 +40,7 @@ from covergraph.graph.rearrange import Permute
 from covergraph.measure import chain
 from covergraph.measure.chain import pair_norms
 from covergraph.measure.rounded import Loss
+from covergraph.measure.rounded_chains import Chained
 from covergraph.measure.roundings import DOUBLE, Arithmetic
 from covergraph.values import Pair
 
@@ -245,3 +246,11 @@ def test_slopes_are_as_near_as_is_stated(function: functions.ScalarFunction) -> 
                 assert abs(mpmath.mpf(slope) - truth) <= error, (function.name, point)
                 compared += 1
     assert compared >= 6
+
+
+def test_a_chain_carries_the_errors_of_its_parts_on() -> None:
+    """Three parts of norm 5: what the first loses is multiplied by 25, and each loses as much by itself."""
+    part, one = Loss(8, 5.0), torch.ones(1, dtype=torch.float64)
+    alone = float(part.of(one, 4, False, slice(None), DOUBLE))
+    chained = Chained(8, 1.0, parts=((part,),) * 3, shares=(1.0,) * 3)
+    assert float(chained.of(one, 4, False, slice(None), DOUBLE)) == pytest.approx(3 * 25 * alone, rel=1e-6)
