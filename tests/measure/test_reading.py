@@ -157,7 +157,7 @@ SOFT = torch.full((N, 3), 1 / 3)
         (DataLoader(TensorDataset(LEFT, Y), batch_size=None), LabelError, r"one sample and no batch.*DataLoader\("),
         ([(x, SOFT[0]) for x in LEFT[:, None]], LabelError, r"one sample and no batch.*DataLoader\("),
         ([(LEFT[0], 0), (LEFT[1, :2], 1)], LoaderChangedError, r"cannot be joined to a batch.*collate_fn"),
-        ([(object(), 0)] * N, LoaderChangedError, r"a tuple of object, int cannot be joined.*convert them in the data set"),
+        ([(object(), 0)] * N, LoaderChangedError, r"a tuple of object, int cannot be joined.*convert them in the data"),
         ([{"left": LEFT}], LoaderChangedError, r"a dict with the keys 'left', expected a key for the labels"),
         ([(LEFT, SOFT)], LabelError, r"sample 0 has the label .*expected a class or a one-hot row"),
         ([(LEFT.to_sparse(), Y)], LoaderChangedError, r"sparse_coo.*expected dense tensors"),
