@@ -132,3 +132,8 @@ def test_messages_say_what_to_do_instead() -> None:
     }.items():
         with pytest.raises(CovergraphError, match=words):
             CALLS[name](made())
+
+
+def test_all_errors_have_one_name() -> None:
+    with pytest.raises(cg.CovergraphError):
+        cg.trace("resnet18", X)  # type: ignore[arg-type]

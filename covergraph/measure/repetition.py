@@ -12,6 +12,7 @@ differ in all of them are continuous: q_j = 0. One sample that comes again and a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,12 +59,14 @@ class Repetition:
         if not repeated or _explained(torch.stack(list(self._kept.values())).numpy(), self._agreeing(), n):
             return
         one, two = self._pair()
+        digest, times = Counter(self._digests).most_common(1)[0]
         raise RepetitionError(
             f"measure: {repeated} of the {n} samples are exact copies of earlier ones (samples {one} and {two} have "
-            "the same input and label), expected independent samples, since the certificate counts n; a loader whose "
-            "workers all read the whole of an IterableDataset gives copies, so do repeat, a bootstrap and a data set "
-            "that is concatenated with itself: pass every sample once. If the population itself repeats, and the "
-            "samples were drawn independently, pass duplicates='iid'"
+            f"the same input and label; sample {self._digests.index(digest)} comes {times} times, the most of all), "
+            "expected independent samples, since the certificate counts n; a loader whose workers all read the whole "
+            "of an IterableDataset gives copies, so do repeat, a bootstrap and a data set that is concatenated with "
+            "itself: pass every sample once. If the population itself repeats (black pictures, rows of few values), "
+            "and the samples were drawn independently, pass duplicates='iid'"
         )
 
     def _agreeing(self) -> float:
