@@ -90,9 +90,9 @@ def analyze(
     certificate's value bounds the error (Theorem 3). For a step of your own choice call the six functions yourself.
     """
     kinds.require(
-        "analyze", kinds.ANALYZING, init_model=init_model, delta=delta, loss=loss, exact=exact, fill=fill, width=width,
-        failure=failure, memory=memory, checkpoint=checkpoint, budget=budget, condition_quantile=condition_quantile,
-        progress=progress, batch_to=batch_to,
+        "analyze", kinds.ANALYZING, init_model=init_model, trust_init=trust_init, delta=delta, loss=loss, exact=exact,
+        fill=fill, width=width, failure=failure, memory=memory, checkpoint=checkpoint, budget=budget,
+        condition_quantile=condition_quantile, progress=progress, batch_to=batch_to,
     )
     check_delta(delta)
     model = as_module(model)

@@ -91,6 +91,7 @@ MEASURING: Mapping[str, Kind] = {
     "bound": BOUND,
     "model": STATE,
     "init_model": STATE.or_none(),
+    "trust_init": FLAG,
     "fill": FLAG,
     "exact": FLAG,
     "width": NUMBER,

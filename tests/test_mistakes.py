@@ -8,6 +8,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -55,6 +56,7 @@ ANALYZE = {
     "checkpoint": [5, __file__],
     "fill": ["yes", None],
     "exact": ["no", 1],
+    "trust_init": ["yes", 3, None],
     "progress": ["no"],
     "condition_quantile": ["max", 2],
     "batch_to": ["inputs"],
@@ -66,6 +68,8 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
     **{f"measure {key} {i}": measure(**{key: v}) for key, values in MEASURE.items() for i, v in enumerate(values)},
     "a class": lambda a: cg.analyze(nn.Linear, SAMPLE),
     "a function": lambda a: cg.analyze(lambda x: x, SAMPLE),
+    "a table": lambda a: cg.analyze(a.net, pd.DataFrame(X.numpy())),
+    "a list of two arrays": lambda a: cg.analyze(a.net, [X, Y]),
     "a name": lambda a: cg.analyze("resnet18", SAMPLE),
     "swapped": lambda a: cg.analyze(SAMPLE, a.net),
     "no model": lambda a: cg.analyze(None, SAMPLE),

@@ -103,9 +103,9 @@ def measure(
     `ParameterError`, `CheckpointError`, `ProcessError`.
     """
     kinds.require(
-        "measure", kinds.MEASURING, bound=bound, model=model, init_model=init_model, fill=fill, exact=exact,
-        width=width, failure=failure, seed=seed, memory=memory, budget=budget, checkpoint=checkpoint, progress=progress,
-        batch_to=batch_to,
+        "measure", kinds.MEASURING, bound=bound, model=model, init_model=init_model, trust_init=trust_init,
+        fill=fill, exact=exact, width=width, failure=failure, seed=seed, memory=memory, budget=budget,
+        checkpoint=checkpoint, progress=progress, batch_to=batch_to,
     )
     began, graph = clock(), bound.graph
     with processes.team() as team:

@@ -68,6 +68,12 @@ def as_batches(loader: Any, batch_to: BatchTo | None = None) -> Iterable[Any]:
             f"measure: the arrays {described(loader)} have {', '.join(map(str, rows))} rows, expected inputs of two "
             "axes or more and labels, as many of each; pass batches in a list, [(x, y)], if these are batches"
         )
+    if _is_array(loader) or (isinstance(loader, list) and len(loader) > 1 and all(map(_is_array, loader))):
+        kind = f"a {type(loader).__name__}" + (" of arrays" if isinstance(loader, list) else "")
+        raise LoaderChangedError(
+            f"measure: the loader is {kind}, expected inputs and labels; pass the pair (X, Y) of the whole sample, as "
+            "(frame.drop(columns='y').astype('float32'), frame['y']) of a data frame"
+        )
     if isinstance(loader, nn.Module) or not isinstance(loader, Iterable) or isinstance(loader, str | Mapping):
         raise LoaderChangedError(
             f"measure: the loader is of type {type(loader).__name__}, expected a DataLoader, a Dataset, batches "

@@ -161,7 +161,9 @@ SOFT = torch.full((N, 3), 1 / 3)
         ([{"left": LEFT}], LoaderChangedError, r"a dict with the keys 'left', expected a key for the labels"),
         ([(LEFT, SOFT)], LabelError, r"sample 0 has the label .*expected a class or a one-hot row"),
         ([(LEFT.to_sparse(), Y)], LoaderChangedError, r"sparse_coo.*expected dense tensors"),
-        ((LEFT * 255).byte().numpy(), LoaderChangedError, "the batch that starts at sample 0 is"),
+        ((LEFT * 255).byte().numpy(), LoaderChangedError, r"the loader is a ndarray, expected inputs.*pair \(X, Y\)"),
+        ([LEFT, Y], LoaderChangedError, r"the loader is a list of arrays, .*pair \(X, Y\)"),
+        (pd.DataFrame(LEFT.numpy()), LoaderChangedError, r"the loader is a DataFrame.*frame\.drop"),
         (PLAIN, LoaderChangedError, "the loader is of type Sequential"),
         ("data.npz", LoaderChangedError, "the loader is of type str"),
         (5, LoaderChangedError, "the loader is of type int"),
@@ -169,7 +171,7 @@ SOFT = torch.full((N, 3), 1 / 3)
     ],
     ids=[
         "index", "keys", "names", "samples", "soft samples", "ragged samples", "odd samples", "no labels", "soft",
-        "sparse", "array", "model", "path", "number", "words",
+        "sparse", "array", "arrays", "frame", "model", "path", "number", "words",
     ],
 )
 def test_what_is_none_of_the_forms_is_named(loader: Any, error: type[CovergraphError], pattern: str) -> None:
