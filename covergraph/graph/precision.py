@@ -22,11 +22,16 @@ CASTS: Mapping[Any, Callable[..., Any]] = dict.fromkeys(
 )
 
 
-_T = torch.Tensor
+VIEWS = frozenset(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data", "real", "imag"))
 FORMS = frozenset(
-    getattr(getattr(_T, name), "__get__", None) for name in ("shape", "ndim", "device", "layout", "requires_grad")
-) | {_T.size, _T.dim, _T.numel, _T.stride, _T.__len__, _T.is_floating_point, _T.is_complex, _T.is_contiguous}
-"""What reads the form of a tensor, and none of its numbers."""
+    ("size", "dim", "numel", "stride", "storage_offset", "untyped_storage", "data_ptr", "element_size", "__len__")
+)
+
+
+def _reads_form(func: Any) -> bool:
+    """Whether a function reads what a tensor is like, and none of its numbers, as torch's own tracing does."""
+    name = getattr(func, "__name__", "")
+    return name in FORMS or name.startswith(("is_", "_is_")) or (name == "__get__" and func not in VIEWS)
 
 
 class _Wide(TorchFunctionMode):
@@ -43,8 +48,9 @@ class _Wide(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._assert_tensor_metadata.default:
             return None  # export says of what type a tensor was before it was widened
-        if func in FORMS:
-            return func(*args, **(kwargs or {}))
+        if _reads_form(func):
+            found = func(*args, **(kwargs or {}))
+            return wide(found) if isinstance(found, torch.dtype) else found
         args, kwargs = pytree.tree_map_only((torch.dtype, Tensor), self._wide, (tuple(args), dict(kwargs or {})))
         return CASTS.get(func, func)(*args, **kwargs)
 
