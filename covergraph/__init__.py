@@ -4,6 +4,7 @@ from covergraph.api import Analysis, TrajectoryRecorder, analyze
 from covergraph.bound.certificate import Certificate
 from covergraph.bound.choose import choose
 from covergraph.bound.derive import Bound, derive
+from covergraph.errors import CovergraphError
 from covergraph.graph.calls import CallRule
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import ScalarFunction
@@ -25,6 +26,7 @@ __all__ = [
     "CallRule",
     "Certificate",
     "ComputationGraph",
+    "CovergraphError",
     "LipschitzLoss",
     "MarginLoss",
     "Measurement",

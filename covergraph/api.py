@@ -96,9 +96,9 @@ def analyze(
     )
     check_delta(delta)
     model = as_module(model)
-    loader = as_batches(loader)
+    loader = as_batches(loader, batch_to)
     call = example(loader, model, batch_to, *home(model))
-    with advice(call):
+    with advice(call, model):
         graph = trace(model, *call, output=output)
     bound = derive(augment(graph, loss, mode))
     measurements = measure(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -24,7 +26,7 @@ from covergraph.errors import CovergraphError
 from covergraph.graph.augmented import Mode
 from covergraph.graph.binding import fits, inner_signature
 from covergraph.loading import load_model, require_file, require_folder
-from covergraph.measure.reading import LABELS
+from covergraph.measure.reading import LABELS, advice
 from covergraph.models.demo import NETWORKS, DemoNetwork
 from covergraph.models.digits import load_digits
 from covergraph.models.training import error, one_thread
@@ -37,8 +39,18 @@ from covergraph.report.write import Report, write_report
 from covergraph.tracers import trace_report
 
 BATCH = 256
-COLUMNS = 3
-"""So many networks stand side by side in a terminal."""
+WIDTH, NAMES, CELL = 100, 38, 20
+"""Columns of a table in a file, of the names in it, and of a network, several of which stand side by side."""
+SPELLINGS: Mapping[str, str] = {
+    r"(pass |for instance )?batch_to\b.*": "write the arrays as forward takes them, and as they were in training: "
+    "np.savez('data.npz', x=x.astype('float32') / 255, y=y) for bytes",
+    r"\bthe loader's batch was": "the data were",
+    r"\b(trust_init|exact|fill)=True": r"--\1",
+    r"\b(output|checkpoint|budget|duplicates)= ?('?)(\w*)\2": r"--\1 \3",
+    r"(--\w+) (?=\W)": r"\1",
+    "--trust_init": "--trust-init",
+}
+"""What messages say in Python, and how the command line says it."""
 FORMATS = ("png", "pdf", "svg")
 LEGEND = """κ̃h[v], κ̃J[v]: how much the augmented loss reacts to node v and to its Jacobian (Theorem 2).
 Nodes have the positions of the graph above, from 0; κ̄[w←a] is 2 κ[w←a] on the pairs of P,
@@ -58,6 +70,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if not sys.stderr.isatty():
+        app.rich_markup_mode = None  # errors without a box, whose lines would be broken
     app()
 
 
@@ -132,6 +146,7 @@ def report(
     ],
     data: Annotated[str, typer.Option(help="digits, or an .npz file of arrays: y or labels, and inputs.")] = "digits",
     weights: Annotated[Path | None, typer.Option(help="State dict or checkpoint that torch.save wrote.")] = None,
+    output: Annotated[str | None, typer.Option(help="Which output, if there are several.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("covergraph-report"),
     delta: Annotated[float, typer.Option(help="The certificate may fail with this probability.")] = 0.05,
     mode: Annotated[str, typer.Option(help="minimal or paper.")] = "minimal",
@@ -166,8 +181,8 @@ def report(
         loader = DataLoader(sample, batch_size=BATCH)
         analysis = analyze(
             network, loader, init_model=initial, trust_init=trust_init, delta=delta, mode=cast(Mode, mode),
-            exact=exact, fill=fill, width=width, memory=memory * 2**20, checkpoint=checkpoint, budget=budget,
-            duplicates=cast(Any, duplicates),
+            output=output, exact=exact, fill=fill, width=width, memory=memory * 2**20, checkpoint=checkpoint,
+            budget=budget, duplicates=cast(Any, duplicates),
         )
         row = Row(model, analysis.certificate, analysis.measurements.training_error, None, time.perf_counter() - start)
         _show_rows(console, [row])
@@ -178,7 +193,8 @@ def report(
 def trace_command(
     model: Annotated[str, typer.Argument(help="package.module:factory, which returns a model; or FILE.pt2")],
     data: Annotated[
-        str, typer.Option(help="digits (images 1 x 8 x 8), or an .npz file of arrays: the inputs, and perhaps labels.")
+        str,
+        typer.Option(help="digits (images 1 x 8 x 8), or arrays: .npz (the inputs, and perhaps labels) or .npy (one)."),
     ] = "digits",
     weights: Annotated[Path | None, typer.Option(help="State dict or checkpoint that torch.save wrote.")] = None,
     output: Annotated[str | None, typer.Option(help="Which output, if there are several.")] = None,
@@ -195,13 +211,14 @@ def trace_command(
     network, _ = load_model(model, weights)
     args, kwargs = load_example(data, network)
     with _readable_errors():
-        traced = trace_report(network, args, kwargs, output=output)
+        with advice((args, kwargs), network):
+            traced = trace_report(network, args, kwargs, output=output)
         graph = coarsen(traced.graph, block) if block else traced.graph
         graph = merge_chains(graph) if merge else graph
         console.print(escape(graph.text()), soft_wrap=True)
-        console.print(escape(str(traced)), style="dim", soft_wrap=True)
+        _say(console, escape(str(traced)), style="dim")
         for group in (group for group in traced.graph.groups if len(group) > 1):
-            console.print(f"shared parameters: {escape(', '.join(group))}", soft_wrap=True)
+            _say(console, f"shared parameters: {escape(', '.join(group))}")
         if picture is not None:
             draw(graph).savefig(picture, dpi=150)
             console.print(f"picture: {picture}", soft_wrap=True)
@@ -219,7 +236,7 @@ def load_sample(source: str, network: nn.Module | None = None) -> Dataset[Any]:
     if label is None or len(arrays) < 2:
         raise typer.BadParameter(
             f"the data {source!r} have the arrays {', '.join(arrays) or 'none'}, expected labels under one of the "
-            f"names {', '.join(LABELS)}, and at least one input"
+            f"names {', '.join(LABELS)}, and at least one input; write them together: np.savez('data.npz', x=x, y=y)"
         )
     rows = {name: len(array) for name, array in arrays.items()}
     if len(set(rows.values())) > 1:
@@ -258,37 +275,50 @@ def load_example(source: str, network: nn.Module | None = None) -> tuple[tuple[A
 
 def _arrays(source: str) -> dict[str, torch.Tensor]:
     try:
-        with np.load(source, allow_pickle=False) as arrays:
-            found = {name: torch.as_tensor(arrays[name]) for name in arrays.files}
+        loaded = np.load(source, allow_pickle=False)
+        with loaded if isinstance(loaded, np.lib.npyio.NpzFile) else nullcontext({"x": loaded}) as arrays:
+            found = {name: torch.as_tensor(np.asarray(arrays[name])) for name in arrays}
     except (OSError, ValueError, TypeError, AttributeError) as reason:
+        said = reason if isinstance(reason, OSError) else "which numpy cannot read as arrays of numbers"
         raise typer.BadParameter(
-            f"the data are {source!r} ({reason}), expected 'digits' or an .npz file of arrays, such as x and y"
+            f"the data are {source!r} ({said}), expected 'digits' or an .npz file of arrays, such as x and y (an "
+            ".npy file has inputs alone); write one: np.savez('data.npz', x=x, y=y), for a table x = "
+            "frame.drop(columns='y').to_numpy('float32') and y = frame['y'].to_numpy()"
         ) from None
     if any(array.dim() == 0 for array in found.values()):
         raise typer.BadParameter(f"the data {source!r} have an array that is one number, expected a row a sample")
     return {name: array.float() if array.is_floating_point() else array for name, array in found.items()}
 
 
-def _console() -> Console:
-    """As wide as the terminal, and 100 columns in a file."""
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+def _console(stderr: bool = False) -> Console:
+    """As wide as the terminal or as COLUMNS says, and 100 columns in a file."""
+    stream = sys.stderr if stderr else sys.stdout
+    known = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(width=None if known else WIDTH, highlight=False, stderr=stderr)
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Prose, in lines that fit a terminal; elsewhere each paragraph is one line, as grep wants it."""
+    console.print(text, style=style, soft_wrap=not console.file.isatty())
 
 
 def _show_first(console: Console, name: str, bound: Bound) -> None:
     """The graph and the formulas of the demo's first network."""
     console.rule(f"the graph of the {name}", align="left")
-    console.print(escape(bound.graph.text()))
+    _say(console, escape(bound.graph.text()))
     console.rule("its constants", align="left")
-    console.print(escape(release_lipschitz_text(bound)))
-    console.print(escape(LEGEND), style="dim")
+    console.print(escape(release_lipschitz_text(bound, console.width - 4)))
+    _say(console, escape(LEGEND if console.width >= WIDTH else " ".join(LEGEND.split())), style="dim")
 
 
 def _show_rows(console: Console, rows: list[Row]) -> None:
     console.print()
-    for first in range(0, len(rows), COLUMNS):
-        console.print(comparison_table(rows[first : first + COLUMNS]))
+    side_by_side = max(1, (console.width - NAMES) // CELL)
+    for first in range(0, len(rows), side_by_side):
+        console.print(comparison_table(rows[first : first + side_by_side]))
     for row in rows:
-        console.print(f"\n[bold]{escape(row.name)}.[/bold] {escape(row.certificate.explain())}")
+        console.print()
+        _say(console, f"[bold]{escape(row.name)}.[/bold] {escape(row.certificate.explain())}")
 
 
 def _show_files(console: Console, reports: list[Report], pictures: list[Path]) -> None:
@@ -318,5 +348,12 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except CovergraphError as reason:
-        typer.echo(f"{type(reason).__name__}: {reason}", err=True)
+        _say(_console(stderr=True), escape(f"{type(reason).__name__}: {spelled(str(reason))}"))
         raise typer.Exit(2) from None
+
+
+def spelled(message: str) -> str:
+    """A message whose remedies are options of the command line."""
+    for python, command in SPELLINGS.items():
+        message = re.sub(python, command, message)
+    return message

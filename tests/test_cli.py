@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,13 @@ def sized(width):
 
 def broken():
     raise ValueError("no weights")
+
+class Two(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+def two():
+    return Two(6, 3)
 
 number = 3
 made = plain()
@@ -149,7 +160,7 @@ def test_report_of_a_network_of_one_s_own(folder: Path) -> None:
 def test_report_takes_the_user_s_word_for_the_initial_weights(folder: Path) -> None:
     start = ("report", "own_networks:same", "--data", "data.npz", "--out", "own", "--no-pdf")
     result = invoke(*start)
-    assert result.exit_code == 2 and "trust_init=True" in result.output
+    assert result.exit_code == 2 and "--trust-init" in result.output
     result = invoke(*start, "--trust-init")
     assert result.exit_code == 0 and "This supposes that the reference" in " ".join(result.output.split())
 
@@ -326,3 +337,91 @@ def test_arrays_go_to_the_arguments_of_their_names(folder: Path) -> None:
         np.savez("named.npz", labels=np.arange(30) % 3, bias=arrays["bias"], image=arrays["image"])
     shown = invoke("trace", "own_networks:double", "--data", "named.npz", "--output", "sum")
     assert shown.exit_code == 0 and "image = input() : 6" in shown.output and "bias = input() : 3" in shown.output
+
+
+def test_an_array_alone_is_the_inputs(folder: Path) -> None:
+    np.save("x.npy", np.zeros((4, 6), dtype=np.float32))
+    shown = invoke("trace", "own_networks:plain", "--data", "x.npy")
+    assert shown.exit_code == 0 and "input = input() : 6" in shown.output
+    refused = invoke("report", "own_networks:plain", "--data", "x.npy", "--no-pdf")
+    said = " ".join(refused.output.replace("│", "").split())
+    assert "the arrays x, expected labels" in said and "np.savez('data.npz', x=x, y=y)" in said
+
+
+def test_a_table_is_to_be_written_as_arrays(folder: Path) -> None:
+    Path("x.csv").write_text("a,b\n1,2\n")
+    said = " ".join(invoke("report", "own_networks:plain", "--data", "x.csv").output.replace("│", "").split())
+    assert "expected 'digits' or an .npz file" in said and "to_numpy" in said and "pickle" not in said
+
+
+@pytest.mark.parametrize("command", ["report", "trace"])
+def test_what_to_do_about_bytes_can_be_done_on_the_command_line(folder: Path, command: str) -> None:
+    np.savez("bytes.npz", x=np.arange(180, dtype=np.uint8).reshape(30, 6), y=np.arange(30) % 3)
+    said = invoke(command, "own_networks:plain", "--data", "bytes.npz").stderr
+    assert "np.savez('data.npz', x=x.astype('float32') / 255, y=y) for bytes" in said
+    assert "lambda" not in said and "torch.uint8" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["own_networks:plain", "--data", "copies.npz"], "pass --duplicates iid"),
+        (["own_networks:same", "--data", "data.npz"], "pass --trust-init"),
+        (["own_networks:two", "--data", "data.npz"], "pass --output one of ['0', '1']"),
+    ],
+)
+def test_remedies_are_options_of_the_command_line(folder: Path, arguments: list[str], remedy: str) -> None:
+    assert remedy in invoke("report", *arguments, "--no-pdf").stderr
+
+
+def test_an_output_is_chosen(folder: Path) -> None:
+    report = invoke("report", "own_networks:two", "--data", "data.npz", "--no-pdf", "--fill", "--output", "0")
+    assert report.exit_code == 0, report.output
+
+
+class Terminal(StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def plain(shown: StringIO) -> str:
+    """What was printed, without colors and progress."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).rsplit("\r", 1)[-1]
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_lines_fit_a_terminal_and_stay_whole_elsewhere(
+    folder: Path, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["report", "own_networks:plain", "--data", "data.npz", "--no-pdf", "--fill"]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    piped = invoke(*arguments).output
+    (sentence,) = [line for line in piped.splitlines() if line.startswith("own_networks:plain.")]
+    assert "With probability at least 95 %" in sentence and sentence.endswith("samples.")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    app(arguments, standalone_mode=False)
+    lines = [line for line in plain(shown).splitlines() if not line.startswith("report: ")]
+    assert max(map(len, lines)) <= columns
+    assert sentence in " ".join(" ".join(lines).split())
+
+
+def test_errors_fit_a_terminal_and_stay_whole_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["report", "own_networks:plain", "--data", "labels.npz", "--no-pdf"]
+    monkeypatch.setenv("COLUMNS", "60")
+    (whole,) = invoke(*arguments).stderr.splitlines()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", shown := Terminal())
+    assert app(arguments, standalone_mode=False) == 2
+    lines = plain(shown).splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 60
+    assert whole in " ".join(" ".join(lines).split())
+
+
+def test_errors_have_no_box_in_a_pipe(folder: Path) -> None:
+    command = [sys.executable, "-c", "from covergraph.cli import main; main()", "report", "own_networks"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "│" not in done.stderr
+    assert any(line.endswith("expected package.module:factory or a file .pt2") for line in done.stderr.splitlines())

@@ -8,6 +8,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -168,6 +169,8 @@ CALLS: dict[str, Callable[[SimpleNamespace], Any]] = {
     "a variance from a text": lambda a: a.regions.run.variance("a"),
     "a class": lambda a: cg.analyze(nn.Linear, SAMPLE),
     "a function": lambda a: cg.analyze(lambda x: x, SAMPLE),
+    "a table": lambda a: cg.analyze(a.net, pd.DataFrame(X.numpy())),
+    "a list of two arrays": lambda a: cg.analyze(a.net, [X, Y]),
     "a name": lambda a: cg.analyze("resnet18", SAMPLE),
     "swapped": lambda a: cg.analyze(SAMPLE, a.net),
     "no model": lambda a: cg.analyze(None, SAMPLE),
@@ -240,3 +243,8 @@ def test_messages_say_what_to_do_instead() -> None:
     }.items():
         with pytest.raises(CovergraphError, match=words):
             CALLS[name](made())
+
+
+def test_all_errors_have_one_name() -> None:
+    with pytest.raises(cg.CovergraphError):
+        cg.trace("resnet18", X)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -132,7 +133,7 @@ def where(call: Call) -> Data | tuple[Data, ...]:
     """where(mask, x, y) for a constant mask: mask * x + (1 - mask) * y."""
     mask = call.arguments["condition"]
     if not isinstance(mask, Tensor):
-        return elementwise.opaque(call)
+        return elementwise.opaque(_by_numbers(call))
     x, y = call.arguments["input"], call.arguments["other"]
     if not any(isinstance(v, Data) for v in (x, y)) or any(isinstance(v, Data) and not v.floating for v in (x, y)):
         return elementwise.opaque(call)
@@ -142,6 +143,16 @@ def where(call: Call) -> Data | tuple[Data, ...]:
         return call.emit(op.Add(), parts)
     x, y, kept, dropped = (x, y, kept, dropped) if isinstance(x, Data) else (y, x, dropped, kept)
     return _masked(call, x, y, kept, dropped)
+
+
+def _by_numbers(call: Call) -> Call:
+    """where with a number for a tensor that holds one number."""
+    x, y = (_operand(call, key) for key in ("input", "other"))
+    kinds = {(False, True): "ScalarOther", (True, False): "ScalarSelf"}
+    kind = kinds.get((isinstance(x, float), isinstance(y, float)))
+    if kind is None or not call.dtype.is_floating_point:
+        return call
+    return replace(call.with_arguments(input=x, other=y), target=f"aten.where.{kind}")
 
 
 def _masked(call: Call, x: Data, fill: Any, kept: Tensor, dropped: Tensor) -> Data:
@@ -156,7 +167,7 @@ def _masked(call: Call, x: Data, fill: Any, kept: Tensor, dropped: Tensor) -> Da
 def masked_fill(call: Call) -> Data | tuple[Data, ...]:
     """where(mask, value, x)."""
     value, mask = call.arguments["value"], call.arguments["mask"]
-    if isinstance(mask, (Data, State)):
+    if isinstance(mask, State):
         return elementwise.opaque(call)
     return where(call.with_arguments(condition=mask, input=value, other=call.arguments["input"]))
 

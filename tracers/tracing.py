@@ -177,6 +177,8 @@ def _prepare(model: nn.Module, given: Arguments, output: int | str | None) -> tu
     arguments = given.with_tensors(doubled(t.detach()) for t in given.tensors.values())
     try:
         result = run_model(model, arguments)
+    except CovergraphError:
+        raise
     except Exception as error:
         program = isinstance(model, fx.GraphModule)
         shapes = {path: tuple(tensor.shape) for path, tensor in given.tensors.items()}

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from covergraph.errors import TracingError
 from covergraph.graph.weights import default_type
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -20,12 +22,63 @@ CASTS: Mapping[Any, Callable[..., Any]] = dict.fromkeys(
 )
 
 
+VIEWS = frozenset(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data", "real", "imag"))
+FORMS = frozenset(
+    ("size", "dim", "numel", "stride", "storage_offset", "untyped_storage", "data_ptr", "element_size", "__len__")
+)
+
+
+def _reads_form(func: Any) -> bool:
+    """Whether a function reads what a tensor is like, and none of its numbers, as torch's own tracing does."""
+    name = getattr(func, "__name__", "")
+    return name in FORMS or name.startswith(("is_", "_is_")) or (name == "__get__" and func not in VIEWS)
+
+
 class _Wide(TorchFunctionMode):
-    """Every float32, float16 or bfloat16 among the arguments of a torch function means float64."""
+    """Every float32, float16 or bfloat16 among the arguments of a torch function means float64.
+
+    So do tensors that the model does not hold, as those of the module that its code stands in. Where the model just
+    runs, one copy stands for such a tensor, so that a change of it is seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = pytree.tree_map_only(torch.dtype, wide, (tuple(args), dict(kwargs or {})))
+        if func is torch.ops.aten._assert_tensor_metadata.default:
+            return None  # export says of what type a tensor was before it was widened
+        if _reads_form(func):
+            found = func(*args, **(kwargs or {}))
+            return wide(found) if isinstance(found, torch.dtype) else found
+        args, kwargs = pytree.tree_map_only((torch.dtype, Tensor), self._wide, (tuple(args), dict(kwargs or {})))
         return CASTS.get(func, func)(*args, **kwargs)
+
+    def _wide(self, value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return wide(value)
+        if wide(value.dtype) is value.dtype:
+            return value
+        if not _is_eager():
+            return doubled(value)
+        if id(value) not in self._copies:
+            # What may be trained still says so, for it is refused if the model computes with it.
+            self._copies[id(value)] = value, doubled(value.detach()).requires_grad_(value.requires_grad)
+        return self._copies[id(value)][1]
+
+    def require_unchanged(self) -> None:
+        """Raise `TracingError` if a tensor that the model does not hold was written to."""
+        for value, copied in self._copies.values():
+            if not torch.equal(doubled(value).nan_to_num(), copied.nan_to_num()):
+                raise TracingError(
+                    f"forward changes a tensor of shape {tuple(value.shape)} that is not in the model's state, "
+                    "expected a function of its arguments; compute with a copy: tensor.clone()"
+                )
+
+
+def _is_eager() -> bool:
+    """Whether tensors hold numbers here: nothing is recorded or transformed."""
+    return _get_current_dispatch_mode() is None and torch._C._functorch.peek_interpreter_stack() is None
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -58,9 +111,14 @@ def no_numbers() -> Iterator[None]:
 
 @contextmanager
 def real_numbers() -> Iterator[None]:
-    """Inside, floating numbers are float64: by default, and where code asks for narrower ones."""
-    with default_type(torch.float64), _Wide():
+    """Inside, floating numbers are float64: by default, where code asks for narrower ones, and where it finds them.
+
+    Raises `TracingError` for what is found and changed.
+    """
+    mode = _Wide()
+    with default_type(torch.float64), mode:
         yield
+    mode.require_unchanged()
 
 
 def doubled(value: Tensor) -> Tensor:

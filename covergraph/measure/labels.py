@@ -10,7 +10,7 @@ from covergraph.errors import LabelError
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.losses import Loss, MarginLoss
 from covergraph.measure.finite import require_finite
-from covergraph.measure.reading import as_tensor
+from covergraph.measure.reading import as_tensor, require_rows
 
 
 def read_labels(labels: Any, rows: int, graph: ComputationGraph, loss: Loss | None, start: int) -> Tensor:
@@ -19,11 +19,7 @@ def read_labels(labels: Any, rows: int, graph: ComputationGraph, loss: Loss | No
     Classes may come as whole reals, in a column, or one-hot. Raises `LabelError`, `NonFiniteError`.
     """
     marks = as_tensor(labels, "labels", start)
-    if marks.ndim == 0 or len(marks) != rows:
-        raise LabelError(
-            f"measure: the batch that starts at sample {start} has {rows} samples and labels of shape "
-            f"{tuple(marks.shape)}; expected one label per sample"
-        )
+    require_rows(marks, rows, start)
     marks = marks.double() if marks.is_floating_point() else marks.long()
     if isinstance(loss, MarginLoss):
         return _classes(marks, graph[graph.output].size, start)

@@ -76,7 +76,10 @@ class Reader:
                 yield batch
             start += len(batch)
         if start == 0:
-            raise EmptyLoaderError("measure: the loader gave 0 samples, expected at least 1; was a generator used up?")
+            raise EmptyLoaderError(
+                "measure: the loader gave 0 samples, expected at least 1; if it was used up by an earlier pass, pass "
+                "one that begins again: list(loader), or a DataLoader"
+            )
 
     def _batch(self, item: Any, start: int) -> Batch:
         call = call_of(item, self.model, self.batch_to, start)

@@ -116,7 +116,7 @@ def measure(
                 "two; leave the other out"
             )
         require_choice("duplicates", duplicates, ("refuse", "iid"))
-        loader = Reader(as_batches(loader), graph, model, bound.augmented.loss, batch_to)
+        loader = Reader(as_batches(loader, batch_to), graph, model, bound.augmented.loss, batch_to)
         fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
         require_same_weights(bound.augmented.source, model)

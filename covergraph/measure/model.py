@@ -21,6 +21,7 @@ from covergraph.graph.fingerprint import fingerprint
 from covergraph.graph.interpreter import Context
 from covergraph.graph.precision import real_numbers
 from covergraph.measure.loader import Batch
+from covergraph.measure.reading import unnamed
 from covergraph.measure.rounding import rounding_of_output
 
 RELATIVE = 1e-9
@@ -86,7 +87,8 @@ def function_of(graph: ComputationGraph, model: torch.nn.Module) -> Callable[[Ba
         except Exception as error:  # the user's code
             raise ForeignModelError(
                 f"measure: the model fails on the batch of {len(batch)} samples that starts at sample {batch.start} "
-                f"({type(error).__name__}: {error}); it must run on the loader's batches as it did on the example"
+                f"({type(error).__name__}: {error}){unnamed(*given, model)}; it must run on the "
+                "loader's batches as it did on the example"
             ) from error
 
     return call

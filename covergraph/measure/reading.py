@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from covergraph.errors import EmptyLoaderError, LoaderChangedError, TracingError
+from covergraph.errors import EmptyLoaderError, LabelError, LoaderChangedError, TracingError
 from covergraph.graph.binding import fits, inner_signature
 
 BatchTo = Callable[[Any], tuple[Any, Any]]
@@ -46,15 +47,18 @@ class Flat(tuple[Any, ...]):
     """Inputs that stood side by side in a batch: arguments of forward one by one, never one of them."""
 
 
-def as_batches(loader: Any) -> Iterable[Any]:
-    """Batches of a data set, of whole arrays (X, Y), or of a loader, which is returned. Raises `LoaderChangedError`."""
+def as_batches(loader: Any, batch_to: BatchTo | None = None) -> Iterable[Any]:
+    """Batches of a data set, of whole arrays (X, Y), of a list of samples, or of a loader, which is returned.
+
+    Raises `LoaderChangedError`.
+    """
     if isinstance(loader, Dataset):
         if not (isinstance(loader, IterableDataset) or hasattr(loader, "__len__")):
             raise LoaderChangedError(
                 f"measure: the data set is a {type(loader).__name__} without __len__, expected one that knows how many "
                 "samples it has; add __len__, or pass a DataLoader"
             )
-        return DataLoader(loader, batch_size=ROWS)
+        return _loaded(loader)
     if isinstance(loader, tuple) and len(loader) >= 2 and all(_is_array(part) for part in loader):
         parts = [as_tensor(part, "data", 0) for part in loader]
         rows = [len(part) for part in parts]
@@ -64,12 +68,57 @@ def as_batches(loader: Any) -> Iterable[Any]:
             f"measure: the arrays {described(loader)} have {', '.join(map(str, rows))} rows, expected inputs of two "
             "axes or more and labels, as many of each; pass batches in a list, [(x, y)], if these are batches"
         )
+    if _is_array(loader) or (isinstance(loader, list) and len(loader) > 1 and all(map(_is_array, loader))):
+        kind = f"a {type(loader).__name__}" + (" of arrays" if isinstance(loader, list) else "")
+        raise LoaderChangedError(
+            f"measure: the loader is {kind}, expected inputs and labels; pass the pair (X, Y) of the whole sample, as "
+            "(frame.drop(columns='y').astype('float32'), frame['y']) of a data frame"
+        )
     if isinstance(loader, nn.Module) or not isinstance(loader, Iterable) or isinstance(loader, str | Mapping):
         raise LoaderChangedError(
             f"measure: the loader is of type {type(loader).__name__}, expected a DataLoader, a Dataset, batches "
             "(inputs, labels), or the pair (X, Y) of the whole sample"
         )
-    return loader
+    if _is_read_once(loader):
+        raise LoaderChangedError(
+            f"measure: the loader is a {type(loader).__name__}, which gives its batches once, expected one that can be "
+            "read several times; pass list(loader) if it fits into memory, else a DataLoader"
+        )
+    return _loaded(loader) if batch_to is None and _holds_samples(loader) else loader
+
+
+def _loaded(samples: Any) -> Iterable[Any]:
+    """Batches of a data set, or of a list of samples."""
+    return DataLoader(samples, batch_size=ROWS, collate_fn=_collated)
+
+
+def _collated(samples: list[Any]) -> Any:
+    """Samples as one batch. Raises `LoaderChangedError` where torch cannot join them."""
+    try:
+        return default_collate(samples)
+    except (TypeError, RuntimeError, KeyError, ValueError) as error:
+        raise LoaderChangedError(
+            f"measure: samples such as {described(samples[0])} cannot be joined to a batch ({error!s:.200}), expected "
+            "tensors, arrays or numbers of the same shapes; convert them in the data set, or pass a DataLoader with a "
+            "collate_fn"
+        ) from error
+
+
+def _is_read_once(loader: Iterable[Any]) -> bool:
+    """Whether it is a generator or another iterator that cannot begin again; one of the user's may be able to."""
+    of_python = inspect.isfunction(getattr(type(loader), "__iter__", None))
+    return isinstance(loader, Iterator) and (not of_python or isinstance(loader, _BaseDataLoaderIter))
+
+
+def _holds_samples(loader: Iterable[Any]) -> bool:
+    """Whether a list holds single samples: their labels have no axis, where those of a batch have one."""
+    if not isinstance(loader, list | tuple) or len(loader) < 2:
+        return False
+    try:
+        _, label = _parts(loader[0], 0)
+    except LoaderChangedError:
+        return False
+    return isinstance(label, int | float | np.generic) or getattr(label, "ndim", None) == 0
 
 
 def _is_array(values: Any) -> bool:
@@ -162,7 +211,7 @@ def _arguments(
         if len(fields) == 1 and fits(signature, tuple(fields.values()), {}):
             return tuple(fields.values()), {}
         if fits(signature, (inputs,), {}):
-            return (inputs,), {}
+            return (inputs if isinstance(inputs, dict) else fields,), {}
         raise _unfit(f"the inputs {', '.join(map(repr, fields))}", signature, start)
     named = dict(zip(getattr(inputs, "_fields", ()), inputs, strict=False)) if hasattr(inputs, "_fields") else {}
     if named and signature is not None and set(named) <= set(signature.parameters):
@@ -209,6 +258,16 @@ def _plain(values: Any) -> Any:
     return values.to_numpy() if hasattr(values, "to_numpy") else values
 
 
+def require_rows(marks: Tensor, rows: int, start: int) -> None:
+    """Raise `LabelError` unless there is one label per sample."""
+    if marks.ndim == 0 or len(marks) != rows:
+        raise LabelError(
+            f"measure: the batch that starts at sample {start} has {rows} samples and labels of shape "
+            f"{tuple(marks.shape)}; expected one label per sample; if it is one sample and no batch, pass "
+            "DataLoader(samples, batch_size=64)"
+        )
+
+
 def described(item: Any) -> str:
     """The type of a batch, and the forms of what is in it."""
     kind = type(item).__name__
@@ -236,26 +295,40 @@ def example(
             return leaf
         return leaf[:2].to(device, dtype if leaf.is_floating_point() else leaf.dtype)
 
-    for item in as_batches(loader):
+    for item in loader:
         call = call_of(item, model, batch_to, 0)
         tensors = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
         if tensors and tensors[0].dim() and len(tensors[0]):
+            require_rows(as_tensor(call.labels, "labels", 0), len(tensors[0]), 0)
             args, kwargs = pytree.tree_map(two, (call.args, call.kwargs))
             return args, kwargs
     raise EmptyLoaderError("measure: the loader gave no batch, expected at least one sample")
 
 
 @contextmanager
-def advice(call: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[None]:
+def advice(call: tuple[tuple[Any, ...], dict[str, Any]], model: nn.Module) -> Iterator[None]:
     """Adds to an error of tracing that the example is the loader's batch, and what to do if it was read wrong."""
     try:
         yield
     except TracingError as error:
-        if "the example" not in str(error):
+        whole = unnamed(*call, model)
+        if "the example" not in str(error) and not whole:
             raise
         kinds = {leaf.dtype for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)}
-        whole = ", such as lambda batch: (batch[0] / 255, batch[1]) for bytes" if torch.uint8 in kinds else ""
+        bytes_ = ", such as lambda batch: (batch[0] / 255, batch[1]) for bytes" if torch.uint8 in kinds else ""
         raise TracingError(
-            f"{error}; the loader's batch was read as these arguments, of {', '.join(sorted(map(str, kinds)))}; if "
-            f"that is wrong, pass batch_to=lambda batch: (inputs, labels){whole}"
+            f"{error}; the loader's batch was read as these arguments, of {', '.join(sorted(map(str, kinds)))}{whole}; "
+            f"if that is wrong, pass batch_to=lambda batch: (inputs, labels){bytes_}"
         ) from error
+
+
+def unnamed(args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module) -> str:
+    """In words, where a mapping became one argument: which of its keys forward lacks, and the names that it has."""
+    if kwargs or len(args) != 1 or not isinstance(args[0], Mapping):
+        return ""
+    names = list(inner_signature(model).parameters)
+    lacking = ", ".join(repr(key) for key in args[0] if key not in names)
+    return (
+        f": forward has no argument {lacking} (its arguments are {', '.join(map(repr, names))}), so all keys were "
+        f"passed as one mapping, {names[0]!r}; rename keys to forward's arguments and drop others"
+    )

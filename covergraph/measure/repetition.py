@@ -18,6 +18,7 @@ e^(tc) <= (1+c)/2 e^t + (1-c)/2 e^-t; and n has its own mean with probability at
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,12 +71,14 @@ class Repetition:
         if not _multiples(counts) and _explained(_rows(self._kept), _agreeing(counts), n):
             return
         one, two = self._pair()
+        digest, times = Counter(self._digests).most_common(1)[0]
         raise RepetitionError(
             f"measure: {repeated} of the {n} samples are exact copies of earlier ones (samples {one} and {two} have "
-            "the same input and label), expected independent samples, since the certificate counts n; a loader whose "
-            "workers all read the whole of an IterableDataset gives copies, so do repeat, a bootstrap and a data set "
-            "that is concatenated with itself: pass every sample once. If the population itself repeats, and the "
-            "samples were drawn independently, pass duplicates='iid'"
+            f"the same input and label; sample {self._digests.index(digest)} comes {times} times, the most of all), "
+            "expected independent samples, since the certificate counts n; a loader whose workers all read the whole "
+            "of an IterableDataset gives copies, so do repeat, a bootstrap and a data set that is concatenated with "
+            "itself: pass every sample once. If the population itself repeats (black pictures, rows of few values), "
+            "and the samples were drawn independently, pass duplicates='iid'"
         )
 
     def _pair(self) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.function_rows import UNARY
 from covergraph.graph.functions import GELU, GELU_TANH, ScalarFunction, T
 from covergraph.graph.node import Node
-from covergraph.graph.operations import Add, Divide, Elementwise, Product, Subtract
+from covergraph.graph.operations import Add, Call, Divide, Elementwise, Product, Subtract
+from covergraph.passes.choices import choice_expression, choice_slope, choice_value, is_choice, is_defined
 from covergraph.passes.rewriting import uses
 
 LARGEST = 12
@@ -29,7 +30,7 @@ KNOWN: Mapping[sympy.Expr, ScalarFunction] = {
 
 
 def recognize_functions(graph: ComputationGraph) -> ComputationGraph:
-    """Sums, products and quotients of functions of one node's entries become one function of these entries.
+    """Sums, products, quotients and choices of functions of one node's entries become one function of these entries.
 
     phi(x) * psi(x) is a function of x alone; its own curvature is smaller than what the product rule knows. Only where
     no other node reads the steps in between; x * x and x + x, which have none, stay.
@@ -45,15 +46,15 @@ def recognize_functions(graph: ComputationGraph) -> ComputationGraph:
     return graph.replaced([found.get(node.name, node) for node in graph.nodes]) if found else graph
 
 
-def _is_scalar(node: Node) -> bool:
+def _is_scalar(graph: ComputationGraph, node: Node) -> bool:
     """True for a node whose every entry is a fixed function of the entries at its place in the slots."""
     binary = isinstance(node.operation, (Add, Subtract, Product, Divide))
-    return node.kind == "float" and (binary or isinstance(node.operation, Elementwise))
+    return (node.kind == "float" and (binary or isinstance(node.operation, Elementwise))) or is_choice(graph, node)
 
 
 def _region(graph: ComputationGraph, count: Counter[str], end: Node) -> Sequence[Node] | None:
     """The nodes from behind one source up to `end`, in order, if there is such a source and a step in between."""
-    if not _is_scalar(end):
+    if end.kind != "float" or not _is_scalar(graph, end):
         return None
     region, frontier = [end], set(end.inputs)
     read = Counter(end.inputs)
@@ -62,13 +63,14 @@ def _region(graph: ComputationGraph, count: Counter[str], end: Node) -> Sequence
         if len(region) == LARGEST:
             return None
         node = graph[max(frontier, key=graph.index.__getitem__)]
-        if not _is_scalar(node) or read[node.name] != count[node.name]:
+        if not _is_scalar(graph, node) or read[node.name] != count[node.name]:
             return None
         frontier = frontier - {node.name} | set(node.inputs)
         read.update(node.inputs)
         joined = joined or len(node.inputs) > 1
         region.append(node)
-    return list(reversed(region)) if len(region) > 1 and _defined(region) else None
+    real = all(graph[u].kind == "float" for u in frontier)
+    return list(reversed(region)) if real and len(region) > 1 and _defined(region) else None
 
 
 def _defined(region: Sequence[Node]) -> bool:
@@ -77,11 +79,19 @@ def _defined(region: Sequence[Node]) -> bool:
     A function that is not defined everywhere must have an argument that sympy knows to be positive; so must, up to the
     sign, what a quotient divides by.
     """
-    expressions = _expressions(list(reversed(region)))
-    return all(_step_defined(node, [expressions[u] for u in node.inputs]) for node in region)
+    (source,) = {u for node in region for u in node.inputs} - {node.name for node in region}
+    found: dict[str, sympy.Expr] = {source: T}
+    for node in reversed(region):
+        slots = [found[u] for u in node.inputs]
+        if not _step_defined(node, slots):
+            return False
+        found[node.name] = _expression(node, slots)
+    return True
 
 
 def _step_defined(node: Node, slots: Sequence[sympy.Expr]) -> bool:
+    if isinstance(node.operation, Call):
+        return is_defined(node, slots)
     if isinstance(node.operation, Divide):
         return bool(slots[1].is_positive or slots[1].is_negative)
     if isinstance(node.operation, Elementwise):
@@ -120,6 +130,8 @@ def _expression(node: Node, slots: Sequence[sympy.Expr]) -> sympy.Expr:
             return slots[0] - slots[1]
         case Divide():
             return slots[0] / slots[1]
+        case Call():
+            return choice_expression(node, slots)
         case _:
             return sympy.Mul(*slots)
 
@@ -134,7 +146,7 @@ class _Evaluation:
     def __call__(self, x: Tensor) -> Tensor:
         values = {self.source: x}
         for node in self.region:
-            values[node.name] = _value(node, [values[u] for u in node.inputs])
+            values[node.name] = _value(node, [values[u] for u in node.inputs], x)
         return values[self.region[-1].name]
 
     def slope(self, x: Tensor) -> Tensor:
@@ -142,12 +154,12 @@ class _Evaluation:
         values, slopes = {self.source: x}, {self.source: torch.ones_like(x)}
         for node in self.region:
             slots = [values[u] for u in node.inputs]
-            values[node.name] = _value(node, slots)
-            slopes[node.name] = _slope(node, slots, [slopes[u] for u in node.inputs])
+            values[node.name] = _value(node, slots, x)
+            slopes[node.name] = _slope(node, slots, [slopes[u] for u in node.inputs], x)
         return slopes[self.region[-1].name]
 
 
-def _slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+def _slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor], x: Tensor) -> Tensor:
     """The derivative of one step."""
     match node.operation:
         case Elementwise(function):
@@ -158,11 +170,13 @@ def _slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor]) -> Ten
             return slopes[0] - slopes[1]
         case Divide():
             return (slopes[0] - slots[0] / slots[1] * slopes[1]) / slots[1]
+        case Call():
+            return choice_slope(node, slots, slopes, x)
         case _:
             return slopes[0] * slots[1] + slots[0] * slopes[1]
 
 
-def _value(node: Node, slots: Sequence[Tensor]) -> Tensor:
+def _value(node: Node, slots: Sequence[Tensor], x: Tensor) -> Tensor:
     match node.operation:
         case Elementwise(function):
             return function.evaluate(slots[0])
@@ -172,6 +186,8 @@ def _value(node: Node, slots: Sequence[Tensor]) -> Tensor:
             return slots[0] - slots[1]
         case Divide():
             return slots[0] / slots[1]
+        case Call():
+            return choice_value(node, slots, x)
         case _:
             return slots[0] * slots[1]
 

@@ -63,7 +63,8 @@ def _node_rules(node: Node, base: ComputationGraph, paper: bool) -> NodeRules:
     if node.kind != "float" and not isinstance(node.operation, op.Input):
         raise UnsupportedOperationError(
             f"node {node.name!r} ({node.origin or 'top level'}): {node.operation.label!r} makes {node.kind} values of "
-            "learned ones, which have no derivative rule; compute them from the inputs alone, or in real numbers"
+            "learned ones, which have no derivative rule; compute them from the inputs alone, or in real numbers; "
+            "torch.where(h > c, f(h), g(h)) has one if c is a number, and f and g have values at all numbers"
         )
     _require_shapes(node, base)
     entropy = class_entropy(node.operation, node, base)

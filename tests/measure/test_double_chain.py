@@ -253,4 +253,4 @@ def test_a_chain_carries_the_errors_of_its_parts_on() -> None:
     part, one = Loss(8, 5.0), torch.ones(1, dtype=torch.float64)
     alone = float(part.of(one, 4, False, slice(None), DOUBLE))
     chained = Chained(8, 1.0, parts=((part,),) * 3, shares=(1.0,) * 3)
-    assert float(chained.of(one, 4, False, slice(None), DOUBLE)) == pytest.approx(3 * 25 * alone, rel=1e-6)
+    assert float(chained.of(one, 4, False, slice(None), DOUBLE)) == pytest.approx(3 * 25 * alone, rel=1e-6, abs=0)

@@ -91,7 +91,7 @@ def test_batches_without_samples_are_skipped() -> None:
 
 
 def test_generator_that_is_used_up() -> None:
-    refused((EmptyLoaderError, LoaderChangedError), "generator", iter(in_two(X, Y)))  # type: ignore[arg-type]
+    refused(LoaderChangedError, "gives its batches once", iter(in_two(X, Y)))
 
 
 @dataclass

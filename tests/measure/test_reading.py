@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, UserDict, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,10 @@ MIXED: dict[str, Any] = {
     "one-hot and classes": [(LEFT[:5], nn.functional.one_hot(Y[:5], 3)), (LEFT[5:], Y[5:])],
     "another key": [{"image": LEFT, "label": Y}],
     "the first of three": DataLoader(TensorDataset(LEFT, Y, torch.arange(N)), 5),
+    "list of samples": list(TensorDataset(LEFT, Y)),
+    "list of samples with numbers": [(x, int(y)) for x, y in zip(LEFT, Y, strict=True)],
+    "list of samples of arrays": [(x.numpy(), y.numpy()) for x, y in zip(LEFT, Y, strict=True)],
+    "list of samples by name": [{"input": x, "labels": y} for x, y in zip(LEFT, Y, strict=True)],
 }
 
 
@@ -145,16 +150,29 @@ SOFT = torch.full((N, 3), 1 / 3)
     [
         ([(LEFT, Y, torch.arange(N))], LoaderChangedError, r"2 inputs .*forward.*takes.*batch_to"),
         ([FIELDS | {"labels": Y}], TracingError, r"'input.right': \(2, 2\).*if that is wrong, pass batch_to"),
+        (
+            [FIELDS | {"labels": Y}], TracingError,
+            r"forward has no argument 'left', 'right' .its arguments are 'input'..*rename keys",
+        ),
+        (DataLoader(TensorDataset(LEFT, Y), batch_size=None), LabelError, r"one sample and no batch.*DataLoader\("),
+        ([(x, SOFT[0]) for x in LEFT[:, None]], LabelError, r"one sample and no batch.*DataLoader\("),
+        ([(LEFT[0], 0), (LEFT[1, :2], 1)], LoaderChangedError, r"cannot be joined to a batch.*collate_fn"),
+        ([(object(), 0)] * N, LoaderChangedError, r"a tuple of object, int cannot be joined.*convert them in the data"),
         ([{"left": LEFT}], LoaderChangedError, r"a dict with the keys 'left', expected a key for the labels"),
         ([(LEFT, SOFT)], LabelError, r"sample 0 has the label .*expected a class or a one-hot row"),
         ([(LEFT.to_sparse(), Y)], LoaderChangedError, r"sparse_coo.*expected dense tensors"),
-        ((LEFT * 255).byte().numpy(), LoaderChangedError, "the batch that starts at sample 0 is"),
+        ((LEFT * 255).byte().numpy(), LoaderChangedError, r"the loader is a ndarray, expected inputs.*pair \(X, Y\)"),
+        ([LEFT, Y], LoaderChangedError, r"the loader is a list of arrays, .*pair \(X, Y\)"),
+        (pd.DataFrame(LEFT.numpy()), LoaderChangedError, r"the loader is a DataFrame.*frame\.drop"),
         (PLAIN, LoaderChangedError, "the loader is of type Sequential"),
         ("data.npz", LoaderChangedError, "the loader is of type str"),
         (5, LoaderChangedError, "the loader is of type int"),
         ([(LEFT, [*Y.tolist()[:-1], "cat"])], LoaderChangedError, "labels .*list"),
     ],
-    ids=["index", "keys", "no labels", "soft", "sparse", "array", "model", "path", "number", "words"],
+    ids=[
+        "index", "keys", "names", "samples", "soft samples", "ragged samples", "odd samples", "no labels", "soft",
+        "sparse", "array", "arrays", "frame", "model", "path", "number", "words",
+    ],
 )
 def test_what_is_none_of_the_forms_is_named(loader: Any, error: type[CovergraphError], pattern: str) -> None:
     with pytest.raises(error, match=pattern):
@@ -229,3 +247,63 @@ def test_labels_that_forward_would_take_for_an_optional_argument_are_asked_for()
     weights = torch.rand(N, generator=torch.Generator().manual_seed(2)) + 1
     assert value(Masked(), [(LEFT, weights, Y)]) == value(Needed(), [(LEFT, weights, Y)])
     assert value(Needed(), [(LEFT, torch.ones(N), Y)]) > 0
+
+
+def in_parts() -> Iterator[Any]:
+    yield from zip(LEFT.split(5), Y.split(5), strict=True)
+
+
+ONCE: dict[str, Callable[[], Iterable[Any]]] = {
+    "generator": in_parts,
+    "expression": lambda: (batch for batch in in_parts()),
+    "zip": lambda: zip(LEFT.split(5), Y.split(5), strict=True),
+    "map": lambda: map(tuple, in_parts()),
+    "iterator of a list": lambda: iter(list(in_parts())),
+    "iterator of a loader": lambda: iter(DataLoader(TensorDataset(LEFT, Y), 5)),
+    "chain": lambda: chain(in_parts()),
+}
+
+
+@pytest.mark.parametrize("kind", ONCE)
+def test_what_can_be_read_once_is_refused_before_anything_is_read(kind: str) -> None:
+    loader = ONCE[kind]()
+    with pytest.raises(LoaderChangedError, match=r"gives its batches once.*list\(loader\).*DataLoader"):
+        value(PLAIN, loader)
+    assert value(PLAIN, list(loader)) == PLAIN_VALUE
+
+
+class Again:
+    """An iterator that begins again."""
+
+    def __iter__(self) -> Again:
+        self.parts = in_parts()
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.parts)
+
+
+def test_an_iterator_that_begins_again_is_read_again() -> None:
+    assert value(PLAIN, Again()) == PLAIN_VALUE
+
+
+class Whole(Two):
+    """One mapping as its argument, whatever its keys."""
+
+    def forward(self, batch: Any) -> Tensor:  # type: ignore[override]
+        return super().forward(batch["left"], None, batch["right"])
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict])
+def test_a_forward_of_one_mapping_takes_it_whole(kind: type) -> None:
+    assert value(Whole(), [kind(FIELDS | {"labels": Y})]) == EXPECTED
+    assert value(Whole(), [(kind(FIELDS), Y)]) == EXPECTED
+
+
+def test_a_key_that_forward_lacks_is_named_with_the_arguments_that_it_has() -> None:
+    renamed = {"left": LEFT, "wrong": RIGHT, "labels": Y}
+    with pytest.raises(CovergraphError, match=r"no argument 'wrong' .its arguments are 'left', 'ignored', 'right'."):
+        value(Two(), [renamed])
+    bound = cg.derive(cg.augment(cg.trace(Two(), (LEFT, None, RIGHT))))
+    with pytest.raises(CovergraphError, match=r"no argument 'wrong' .its arguments are 'left', 'ignored', 'right'."):
+        cg.measure(bound, Two(), [renamed], fill=True)

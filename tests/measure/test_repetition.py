@@ -136,3 +136,12 @@ def test_a_zero_has_no_sign() -> None:
     negative[:, 0] = -0.0
     with pytest.raises(RepetitionError, match="40 of the 80"):
         cg.analyze(NET, [(negative, Y), (negative + 0.0, Y)], fill=True)
+
+
+def test_what_comes_most_often_is_said() -> None:
+    """One in twenty pictures is black: with one label, as of a population that repeats."""
+    x, y = torch.randn(200, 4, generator=GENERATOR), torch.zeros(200, dtype=torch.long)
+    x[7::20] = 0.0
+    pattern = r"9 of the 200 samples .*samples 7 and 27 .*; sample 7 comes 10 times.*black pictures.*duplicates='iid'"
+    with pytest.raises(RepetitionError, match=pattern):
+        seen(x, y).require_chance()

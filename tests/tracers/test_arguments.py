@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -318,3 +319,62 @@ def test_a_model_that_cannot_be_copied_is_restored() -> None:
 def test_what_is_no_module(model: Any) -> None:
     with pytest.raises(TracingError, match=r"expected an nn\.Module or an ExportedProgram"):
         trace(model, torch.randn(2, 3))
+
+
+SHIFT, MIX = torch.tensor([0.1, -0.3, 0.7]), torch.linspace(-1, 1, 9).reshape(3, 3).half()
+TRAINED = torch.ones(3, requires_grad=True)
+
+
+class Around(nn.Module):
+    """Computes with tensors that it does not hold."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.function = nn.Linear(3, 3), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.fc(x))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tensors_around_the_model_are_real_numbers(way: Way) -> None:
+    """Of the module that its code stands in, in any floating type."""
+    model, x = Around(lambda h: torch.cat([torch.tanh(h + SHIFT), h @ MIX], 1).to(SHIFT.dtype)), torch.randn(2, 3)
+    held = Around(lambda h: torch.cat([torch.tanh(h + SHIFT.double()), h @ MIX.double()], 1)).double()
+    graph = by(way, model, x)
+    found = graph.run(held, x.double())[graph.output]
+    torch.testing.assert_close(found, held(x.double()), rtol=1e-12, atol=1e-12)
+    assert SHIFT.dtype == torch.float32 and MIX.dtype == torch.float16
+
+
+def added(h: Tensor) -> Tensor:
+    SHIFT.add_(1)
+    return h + SHIFT
+
+
+def set_in_part(h: Tensor) -> Tensor:
+    SHIFT[:2] = h.sum()
+    return h + SHIFT
+
+
+def a_view(h: Tensor) -> Tensor:
+    first = SHIFT.data[0]
+    first.mul_(2)
+    return h + first
+
+
+@pytest.mark.parametrize("function", [added, set_in_part, a_view])
+def test_tensors_around_the_model_may_not_be_changed(function: Callable[[Tensor], Tensor]) -> None:
+    before = SHIFT.clone()
+    with pytest.raises(TracingError, match=r"^forward changes a tensor of shape \(3,\).*a copy: tensor\.clone\(\)"):
+        trace(Around(function), torch.randn(2, 3))
+    assert torch.equal(SHIFT, before)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_trained_tensor_around_the_model_is_to_be_registered(way: Way) -> None:
+    """To ask for its shape is no computation."""
+    with pytest.raises(TracingError, match=r"^the model computes with .* requires gradients.*nn\.Parameter"):
+        by(way, Around(lambda h: h * TRAINED), torch.randn(2, 3))
+    assert len(by(way, Around(lambda h: h * len(TRAINED.shape)), torch.randn(2, 3))) == 2
