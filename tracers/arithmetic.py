@@ -167,7 +167,7 @@ def _masked(call: Call, x: Data, fill: Any, kept: Tensor, dropped: Tensor) -> Da
 def masked_fill(call: Call) -> Data | tuple[Data, ...]:
     """where(mask, value, x)."""
     value, mask = call.arguments["value"], call.arguments["mask"]
-    if isinstance(mask, State):
+    if isinstance(mask, (Data, State)):
         return elementwise.opaque(call)
     return where(call.with_arguments(condition=mask, input=value, other=call.arguments["input"]))
 

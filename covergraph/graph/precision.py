@@ -59,11 +59,15 @@ class _Wide(TorchFunctionMode):
             return wide(value)
         if wide(value.dtype) is value.dtype:
             return value
+        if value.requires_grad:
+            raise TracingError(
+                f"the model computes with a tensor of shape {tuple(value.shape)} that requires gradients and is not "
+                "in its state; register it as a parameter (nn.Parameter as an attribute, or nn.ParameterList)"
+            )
         if not _is_eager():
             return doubled(value)
         if id(value) not in self._copies:
-            # What may be trained still says so, for it is refused if the model computes with it.
-            self._copies[id(value)] = value, doubled(value.detach()).requires_grad_(value.requires_grad)
+            self._copies[id(value)] = value, doubled(value)
         return self._copies[id(value)][1]
 
     def require_unchanged(self) -> None:
@@ -113,7 +117,7 @@ def no_numbers() -> Iterator[None]:
 def real_numbers() -> Iterator[None]:
     """Inside, floating numbers are float64: by default, where code asks for narrower ones, and where it finds them.
 
-    Raises `TracingError` for what is found and changed.
+    Raises `TracingError` for what is found and may be trained, or is changed.
     """
     mode = _Wide()
     with default_type(torch.float64), mode:

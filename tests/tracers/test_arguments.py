@@ -322,7 +322,7 @@ def test_what_is_no_module(model: Any) -> None:
 
 
 SHIFT, MIX = torch.tensor([0.1, -0.3, 0.7]), torch.linspace(-1, 1, 9).reshape(3, 3).half()
-TRAINED = torch.ones(3, requires_grad=True)
+TRAINED = (torch.ones(3, requires_grad=True), nn.Parameter(torch.ones(3)))
 
 
 class Around(nn.Module):
@@ -373,8 +373,9 @@ def test_tensors_around_the_model_may_not_be_changed(function: Callable[[Tensor]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_trained_tensor_around_the_model_is_to_be_registered(way: Way) -> None:
+@pytest.mark.parametrize("trained", TRAINED, ids=["tensor", "parameter"])
+def test_a_trained_tensor_around_the_model_is_to_be_registered(way: Way, trained: Tensor) -> None:
     """To ask for its shape is no computation."""
     with pytest.raises(TracingError, match=r"^the model computes with .* requires gradients.*nn\.Parameter"):
-        by(way, Around(lambda h: h * TRAINED), torch.randn(2, 3))
-    assert len(by(way, Around(lambda h: h * len(TRAINED.shape)), torch.randn(2, 3))) == 2
+        by(way, Around(lambda h: h * trained), torch.randn(2, 3))
+    assert len(by(way, Around(lambda h: h * len(trained.shape)), torch.randn(2, 3))) == 2
