@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -16,6 +18,8 @@ settings.register_profile(
     "fuzz", deadline=None, database=None, print_blob=True, suppress_health_check=_SLOW, max_examples=400
 )
 settings.load_profile("test")
+
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; what is printed must not depend on it
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -83,8 +84,8 @@ def _missing(node: str, name: str, found: Sequence[str], init_model: Any, names:
 
 def check_reference(graph: ComputationGraph, model: Any, init_model: Any, trust: bool) -> tuple[str, ...]:
     """What is assumed of the reference: what speaks for it that it depends on the sample, if the user vouches that it
-    does not, and entries that are nearly the trained ones; warns of these but for frozen ones, and biases,
-    which a norm behind them keeps from moving.
+    does not, and entries that are the trained ones, or all if they nearly are; warns of these but for frozen ones,
+    and biases, which a norm behind them keeps from moving.
 
     Raises `ParameterError` for weights of the trained model, or for statistics that a BatchNorm took of batches, unless
     `trust`; `ForeignModelError` for another architecture.
@@ -104,38 +105,45 @@ def check_reference(graph: ComputationGraph, model: Any, init_model: Any, trust:
 
 
 NEAR = 0.02
-"""A reference whose distance is this share of an entry's norm may be made of the trained one (of eight bits, say)."""
+"""A reference at this distance, relative to all weights, may be made of the trained one (of eight bits, say)."""
 
 
 def _near(graph: ComputationGraph, trained: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """What is assumed of entries of the reference that are nearly the trained model's."""
-    names = [n for n in graph.state_names if n in trained and n in start and _is_near(trained[n], start[n])]
-    fixed = [n for n in names if isinstance(trained[n], torch.nn.Parameter) and not trained[n].requires_grad]
-    others = [name for name in names if name not in fixed]
+    """What is assumed of entries of the reference that are the trained model's, and of all if they nearly are."""
+    real = {name: trained[name] for name in graph.state_names if name in trained and trained[name].is_floating_point()}
+    fixed = [n for n, v in real.items() if isinstance(v, torch.nn.Parameter) and not v.requires_grad]
+    moves = {name: distances(value, start[name]) for name, value in real.items() if not is_plain(start[name])}
+    moving = [distance for name, distance in moves.items() if name not in fixed]
+    gone, size = (math.hypot(*(pair[i] for pair in moving)) for i in range(2))
+    equal = [name for name, (distance, _) in moves.items() if distance == 0]
+    others = [n for n in moves if n not in fixed] if gone <= NEAR * size else [n for n in equal if n not in fixed]
     words = tuple(
-        f"{listed(some)} of init_model, {kind}within {NEAR:.0%} of the model's, "
-        f"{'do' if len(some) > 1 else 'does'} not depend on the sample"
-        for some, kind in ((others, ""), (fixed, "frozen and "))
+        f"{listed(some)} of init_model, {kind} the model's, {'do' if len(some) > 1 else 'does'} not depend on the "
+        "sample"
+        for some, kind in (
+            (others, f"within {NEAR:.0%} of" if set(others) - set(equal) else "equal to"),
+            ([n for n in equal if n in fixed], "frozen and equal to"),
+        )
         if some
     )
     if any(not isinstance(trained[name], torch.nn.Parameter) or trained[name].ndim > 1 for name in others):
         warnings.warn(
-            f"measure: the certificate supposes that {words[0]}, as after little training; if init_model was made of "
-            "the trained model (rounded, scaled, pruned by its masks, loaded in part), it holds what training chose: "
-            f"{BEFORE}",
+            f"measure: the certificate supposes that {words[0]}; if init_model was made of the trained model (rounded, "
+            f"scaled, pruned by its masks, loaded in part), it holds what training chose: {BEFORE}",
             stacklevel=4,
         )
     return words
 
 
-def _is_near(trained: Tensor, start: Tensor) -> bool:
-    """True for real numbers nearly those of the trained model, unless they are all 0, or all 1, as before training."""
-    if not trained.is_floating_point() or trained.shape != start.shape or not trained.numel():
-        return False
+def distances(trained: Tensor, start: Tensor) -> tuple[float, float]:
+    """The distance of two entries, and the norm of the first."""
     one, other = (value.detach().double().cpu() for value in (trained, start))
-    if any(bool((other == plain).all()) for plain in (0.0, 1.0)):
-        return False
-    return float((one - other).norm()) <= NEAR * float(one.norm())
+    return float((one - other).norm()), float(one.norm())
+
+
+def is_plain(start: Tensor) -> bool:
+    """True for nothing but 0, or 1, as before training."""
+    return any(bool((start == plain).all()) for plain in (0.0, 1.0))
 
 
 BEFORE = "take init_model = copy.deepcopy(model) before training starts"

@@ -109,7 +109,7 @@ def test_frozen_parts_may_be_equal() -> None:
     found = measured(trained(start), start)
     assert found.layers["0"].a.upper == 0 < found.layers["3"].a.lower
     (words,) = found.assumed
-    assert words.startswith("0.weight, 0.bias of init_model, frozen and within 2% of the model's, do not depend")
+    assert words.startswith("0.weight, 0.bias of init_model, frozen and equal to the model's, do not depend")
 
 
 def rounded(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
