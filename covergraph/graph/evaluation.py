@@ -60,6 +60,7 @@ def evaluation_copy(model: nn.Module) -> Iterator[nn.Module]:
         module.training = False
     try:
         if work is not model:
+            _uncompile(work)
             yield _doubled(work, {name for name, _ in model.named_buffers()}, _aliases(model))
         else:
             with _doubled_in_place(model):
@@ -67,6 +68,14 @@ def evaluation_copy(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _uncompile(copied: nn.Module) -> None:
+    """What `torch.compile` wraps runs as it is: older versions of torch do not trace compiled functions."""
+    for module in copied.modules():
+        inner = module._modules.get("_orig_mod")
+        if inner is not None and "forward" in vars(module):
+            vars(module)["forward"] = inner.__call__
 
 
 def _aliases(model: nn.Module) -> list[tuple[str, str, str]]:
