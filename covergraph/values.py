@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from covergraph.rounding import VALUES
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -17,7 +19,7 @@ Kind = Literal["exact", "certified"]
 
 The ends hold at the sample's values as double precision gave them, and enclose the rounding of derivatives, products
 and norms (Lemma 23). For that of the values themselves the certificate allows a relative error of 1e-9 of each sample's
-norms (`bound.rademacher.ROUNDING`)."""
+norms (`covergraph.rounding.VALUES`)."""
 
 Pair = tuple[str, str]
 """(w, a): the total derivative D_{w<-a} of node w with respect to node a."""
@@ -146,7 +148,7 @@ class Measurements:
         """The smallest margin over the sample; None for a user's own loss."""
         if self.margins is None:
             return None
-        sample, slack = int(self.margins.argmin()), 1e-9 * float(np.abs(self.margins).max())
+        sample, slack = int(self.margins.argmin()), VALUES * float(np.abs(self.margins).max())
         smallest = float(self.margins[sample])
         return Measurement(smallest - slack, smallest + slack, "exact", "margin", sample)
 

@@ -127,7 +127,7 @@ MEASURED = (
         "numerator / denominator",
         EDGE_BOUNDS,
     ),
-    row("q is not lowered for rounding", QUANTITIES, "q - ALLOWANCE * size", "q", UNDEFINED),
+    row("q is not lowered for rounding", QUANTITIES, "q - VALUES * size", "q", UNDEFINED),
     row("samples with q = 0 do not count as failing", "values.py", "values <= 0", "values < 0", ROUGH),
 )
 
@@ -140,7 +140,8 @@ RANDOM = (
     row("a Ritz value as upper end", LANCZOS, "torch.where(proven, ends, torch.inf)", "ends / goal.width", STARTS),
     row("J is not scaled", LANCZOS, "for s in SCALES:", "for s in ():", STARTS),
     row(
-        "no rounding of products", TRIDIAGONAL, "3 * ETA * level * total", "0 * level * total", f"{HIDDEN}_hide_nothing"
+        "no rounding of products", TRIDIAGONAL, "3 * PRODUCT * level * total", "0 * level * total",
+        f"{HIDDEN}_hide_nothing",
     ),
     row("rounding: the diagonal of the inverse", TRIDIAGONAL, "level * total", "level / pivots[:, 0]", STARTS),
     row("pivots: beta's sign", TRIDIAGONAL, "alpha[:, j] - before", "alpha[:, j] + before", FORMULA),
@@ -149,13 +150,13 @@ RANDOM = (
         "q: without the last beta", TRIDIAGONAL, "logs[:, -1] + left", "logs[:, -1] + beta[:, -1].log() + left", FORMULA
     ),
     row("q: without the first pivot", TRIDIAGONAL, "logs[:, -1] + left", "(logs[:, -1] - logs[:, 0]) + left", FORMULA),
-    row("no slack", TRIDIAGONAL, "+ left > SLACK", "+ left > -SLACK", FORMULA),
+    row("no slack", TRIDIAGONAL, "+ left > LENGTHS", "+ left > -LENGTHS", FORMULA),
     Mutation(
         "pivots of any sign",
         (Edit(TRIDIAGONAL, "ratios.log()", "ratios.abs().log()"), Edit(TRIDIAGONAL, "(pivots > 0).all(1) & (r", "(r")),
         (STARTS,),
     ),
-    row("asymmetry is not watched", TRIDIAGONAL, " & (self.asymmetry.amax(1) <= 5 * ETA * level)", "", STARTS),
+    row("asymmetry is not watched", TRIDIAGONAL, " & (self.asymmetry.amax(1) <= 5 * PRODUCT * level)", "", STARTS),
     row(
         "NaN is not noticed", TRIDIAGONAL, "torch.isfinite(self.alpha + self.beta)", "(self.scale > 0)[:, None]", STARTS
     ),

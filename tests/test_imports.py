@@ -103,13 +103,14 @@ def test_rooms_import_only_what_is_below_them(room: str, forbidden: list[str]) -
     assert offenders(files, *forbidden, *UPSTAIRS) == []
 
 
-def test_errors_import_nothing() -> None:
-    assert set(imported("covergraph/errors.py")) <= {"__future__", "__future__.annotations"}
+@pytest.mark.parametrize("file", ["errors.py", "rounding.py"])
+def test_errors_and_rounding_import_nothing(file: str) -> None:
+    assert set(imported(f"covergraph/{file}")) <= {"__future__", "__future__.annotations"}
 
 
 def test_values_import_no_room() -> None:
     names = [name for name in imported("covergraph/values.py") if name.startswith("covergraph")]
-    assert [name for name in names if not name.startswith("covergraph.errors")] == []
+    assert [name for name in names if not name.startswith(("covergraph.errors", "covergraph.rounding"))] == []
 
 
 def test_the_reader_of_imports_sees_all_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from covergraph.bound.paper import PaperValue
 from covergraph.bound.paper_values import paper_values
 from covergraph.bound.product import ProductBound, product_of_lipschitz
 from covergraph.bound.rademacher import (
-    ROUNDING,
     check_delta,
     complexity,
     deviation,
@@ -28,6 +27,7 @@ from covergraph.bound.rademacher import (
 )
 from covergraph.errors import ParameterError
 from covergraph.graph.losses import GAMMA
+from covergraph.rounding import CONSTANT, VALUES
 from covergraph.rules.norms import upper
 from covergraph.values import Floats, Measurements, Pair, Parameters
 
@@ -110,7 +110,7 @@ class Certificate:
     @property
     def value(self) -> float:
         """The certified bound."""
-        return (self.training + self.complexity_term + self.deviation_term) * ROUNDING
+        return (self.training + self.complexity_term + self.deviation_term) * (1 + VALUES)
 
     @property
     def vacuous(self) -> bool:
@@ -180,8 +180,8 @@ def certify(
     taubar = bound.taubar(parameters, measurements)
     constants = release_lipschitz(bound.augmented, tau, parameters.s, parameters.kappa, taubar, parameters.rho)
     shares = _shares(bound, constants, measurements, parameters)
-    C = complexity([s.weight for s in shares], [s.root for s in shares]) * ROUNDING
-    training = float(np.mean(augmented_loss(bound, measurements, parameters, allowance=ROUNDING - 1)))
+    C = complexity([s.weight for s in shares], [s.root for s in shares]) * (1 + VALUES)
+    training = float(np.mean(augmented_loss(bound, measurements, parameters, allowance=VALUES)))
     cost = price(parameters, choices)
     n = measurements.n
     routes = {"Dudley": dudley(C, n), "one step": one_step(C, n)}
@@ -212,7 +212,7 @@ def loss_slope(bound: Bound, parameters: Parameters) -> float:
     if bound.augmented.loss.has_margin and not (parameters.gamma and parameters.gamma > 0):
         raise ParameterError(f"bound: gamma is {parameters.gamma}, expected a positive number; use choose(...)")
     value = bound.tau.subs(GAMMA, sympy.Float(parameters.gamma, 30)) if parameters.gamma else bound.tau
-    return float(value) * (1 + 2**-50)
+    return float(value) * CONSTANT
 
 
 def augmented_loss(bound: Bound, measurements: Measurements, parameters: Parameters, allowance: float = 0.0) -> Floats:

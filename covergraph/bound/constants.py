@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from covergraph.errors import MissingPairError, ParameterError
 from covergraph.graph.augmented import AugmentedGraph
+from covergraph.rounding import CONSTANT
 from covergraph.values import Floats, Pair
 
 Bools = NDArray[np.bool_]
@@ -120,7 +121,7 @@ def _inverse_rho(augmented: AugmentedGraph, rho: Mapping[str, float]) -> Floats:
         level = _positive(rho, name, "rho")
         for slot, slope in condition.slopes.items():
             u = augmented.base[name].inputs[slot]
-            inverse[augmented.base.index[u]] += 2 / level * float(slope) * (1 + 2**-50)
+            inverse[augmented.base.index[u]] += 2 / level * float(slope) * CONSTANT
     return inverse
 
 

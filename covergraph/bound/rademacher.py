@@ -11,9 +11,6 @@ from scipy.optimize import brentq
 from covergraph.errors import ParameterError
 from covergraph.values import Floats
 
-ROUNDING = 1 + 1e-9
-"""Covers the rounding of the double arithmetic that evaluates networks on samples and the closed forms."""
-
 LOG_Z = math.log(math.pi**2 / 3 - 1)
 """ln of Z = sum over integers m of (1 + |m|)^-2 (Proposition 6)."""
 

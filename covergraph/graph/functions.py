@@ -19,15 +19,9 @@ from torch import Tensor
 from covergraph.errors import ParameterError
 from covergraph.graph import slopes
 from covergraph.graph.forward import pushed
+from covergraph.rounding import SLOPE, UNDERFLOW, UNIT
 
 T = sympy.Symbol("t", real=True)
-UNIT = 2.0**-53
-TINY = 2.0**-1000
-"""Above what is lost where a slope underflows."""
-SLOPE = (64.0, 64.0, 2.0**100)
-"""Roundings of a computed phi', in units of 2^-53: relative to it, and absolute where its form cancels.
-
-The latter up to |t| = 2^100: what saturates is there closer to its limit than the numbers can tell."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class ScalarFunction:
             return 2 * UNIT * slope.abs()
         relative, absolute, far = SLOPE
         left = remainder(x, joints(self.expression))
-        left = left + UNIT * relative * slope.abs() + TINY
+        left = left + UNIT * relative * slope.abs() + UNDERFLOW
         return left if self.steady else left + UNIT * torch.where(x.abs() < far, absolute, 0.0)
 
     @property

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from covergraph.errors import UnsupportedOperationError
 from covergraph.graph.forward import pushed
+from covergraph.rounding import EXPANSION, UNIT
 
 if TYPE_CHECKING:
     from covergraph.graph.functions import ScalarFunction
@@ -47,7 +48,7 @@ class Joint:
     @property
     def error(self) -> float:
         """Of the expansion within the width."""
-        return ORDERS[-1] * 2.0**-40 * (1 + abs(self.slope))
+        return ORDERS[-1] * EXPANSION * (1 + abs(self.slope))
 
 
 @lru_cache(maxsize=512)
@@ -98,7 +99,7 @@ def _joint(left: Part, right: Part, breaks: Collection[float]) -> Joint:
     for order in ORDERS:
         size = max(abs(_derivative(left, left.end, order)), abs(_derivative(right, right.start, order)))
         if size:
-            allowed = 2.0**-40 * (1 + abs(slope)) * math.factorial(order - 1)
+            allowed = EXPANSION * (1 + abs(slope)) * math.factorial(order - 1)
             widths.append((allowed / size) ** (1 / (order - 1)))
     seconds = _derivative(left, left.end, 2), _derivative(right, right.start, 2)
     return Joint(point, slope, *seconds, min(widths))
@@ -124,7 +125,7 @@ def remainder(x: Tensor, found: Sequence[Joint]) -> Tensor:
     left = torch.zeros_like(x)
     for joint in found:
         offset = (x - joint.point).abs()
-        moved = 2.0**-52 * abs(joint.point) * max(abs(joint.left), abs(joint.right))
+        moved = 2 * UNIT * abs(joint.point) * max(abs(joint.left), abs(joint.right))
         part = joint.error * (offset / joint.width).square() + moved
         left = torch.where(offset <= joint.width, part, left)
     return left

@@ -22,7 +22,8 @@ from covergraph.measure import rounded_chains as rounded_chains  # registers its
 from covergraph.measure import rounded_curved as rounded_curved
 from covergraph.measure.jacobians import Values, chunks, edge_norms, needed_edges
 from covergraph.measure.rounded import Rounded, rounded
-from covergraph.measure.roundings import ABOVE, DOUBLE, SINGLE, Arithmetic
+from covergraph.measure.roundings import DOUBLE, SINGLE, Arithmetic
+from covergraph.rounding import BOUND
 from covergraph.values import Pair
 
 Ends = dict[Pair, tuple[Tensor, Tensor]]
@@ -61,7 +62,7 @@ def pair_norms(
                 for w, made, lost in chain.derivatives(a, sinks, rows):
                     lower, upper = (lost, lost) if made is None else number.ends(made)
                     found[w, a][0][rows] = (lower - lost).nan_to_num(0.0, 0.0).clamp_min(0)
-                    found[w, a][1][rows] = ((upper + lost) * ABOVE).nan_to_num(torch.inf, torch.inf)
+                    found[w, a][1][rows] = ((upper + lost) * BOUND).nan_to_num(torch.inf, torch.inf)
             chain.learn(a, found)
     return found
 
@@ -155,7 +156,7 @@ class _Chain:
             steps = [(u, (node.name, u)) for u in node.predecessors if u in gains]
             terms = [self.edges[edge] * gains[u] for u, edge in steps if edge in self.edges]
             if terms:
-                gain = torch.stack(terms).sum(0) * ABOVE
+                gain = torch.stack(terms).sum(0) * BOUND
                 gains[node.name] = torch.minimum(gain, found[node.name, a][1]) if (node.name, a) in found else gain
                 if node.name in self.sinks:
                     self.gains[node.name, a] = gains[node.name]

@@ -17,12 +17,10 @@ from covergraph.graph.interpreter import Context, evaluate
 from covergraph.graph.learned import MASK
 from covergraph.graph.operations import Call
 from covergraph.measure.finite import require_finite
+from covergraph.rounding import VALUES
 
 if TYPE_CHECKING:
     from covergraph.bound.derive import Bound
-
-ALLOWANCE = 1e-9
-"""Relative error of entries that lower ends of conditions allow for, as the certificate does of norms."""
 
 
 def conditioned_values(
@@ -63,7 +61,7 @@ def _conditions(bound: Bound, values: Mapping[str, Tensor], context: Context) ->
         slots = [values[u] for u in node.inputs]
         q = condition_value(node.operation, node, slots, context)
         size = torch.stack([_largest_entries(slots[i]) for i in condition.slopes]).amax(0)
-        found[name] = torch.nan_to_num(q - ALLOWANCE * size, nan=0.0, posinf=torch.inf, neginf=0.0).clamp_min(0)
+        found[name] = torch.nan_to_num(q - VALUES * size, nan=0.0, posinf=torch.inf, neginf=0.0).clamp_min(0)
     return found
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covergraph.measure.tridiagonal import ETA, Steps
+from covergraph.measure.tridiagonal import Steps
+from covergraph.rounding import PRODUCT
 
 CHECKS = (3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 70, 80, 90, 100, 120, 150, 200)
 """After so many steps the rows are looked at; after the last, the upper end is what it is."""
@@ -158,7 +159,7 @@ class _Run:
 
     def _vanish(self, zero: Tensor) -> None:
         """Write down the rows whose first product is 0."""
-        self.found.upper[self.rows[zero]] = 0.0 if self.t > 3 * ETA else math.inf
+        self.found.upper[self.rows[zero]] = 0.0 if self.t > 3 * PRODUCT else math.inf
         self.found.steps[self.rows[zero]] = 1
         self.active &= ~zero
 

@@ -23,9 +23,8 @@ from covergraph.graph.precision import real_numbers
 from covergraph.measure.loader import Batch
 from covergraph.measure.reading import unnamed
 from covergraph.measure.rounding import rounding_of_output
+from covergraph.rounding import VALUES
 
-RELATIVE = 1e-9
-"""An entry of the output may differ by so much of itself, as the certificate allows for in norms."""
 ROWS = 16
 """So many samples at a time are looked at closely."""
 
@@ -136,7 +135,7 @@ def _excess(graph: ComputationGraph, context: Context, batch: Evaluated, found: 
     without = batch.undefined.to(expected.device).reshape(-1, *[1] * (expected.dim() - 1)) & (expected == 0)
     same = ~(finite[0] | finite[1]) | (without & ~finite[0])
     gap = torch.where(finite[0] & finite[1], (found - expected).abs(), torch.where(same, 0.0, torch.inf))
-    gap = (gap - RELATIVE * expected.abs().nan_to_num(0.0, 0.0, 0.0)).clamp_min(0)
+    gap = (gap - VALUES * expected.abs().nan_to_num(0.0, 0.0, 0.0)).clamp_min(0)
     rows = gap.reshape(len(gap), -1).amax(1).nonzero().flatten()
     worst = 0.0
     for start in range(0, len(rows), ROWS):

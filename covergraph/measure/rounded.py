@@ -19,11 +19,10 @@ from covergraph.graph.interpreter import Context, tangent
 from covergraph.graph.node import Node
 from covergraph.measure.edges import slot_bound
 from covergraph.measure.roundings import DOUBLE, Arithmetic
+from covergraph.rounding import SIZE
 
 ROWS = 2**17
 """On a CPU so many entries of a result are finished before the next are begun, for the sake of its cache."""
-ABOVE = 1 + 2.0**-30
-"""Covers roundings in double precision of the sums that make a size."""
 OPAQUE = 16
 """Roundings that a term may pass through in a derivative of torch's that has no rule here, beside those of sums."""
 Slots = Sequence[Tensor]
@@ -83,7 +82,7 @@ def rounded(
 
     def loss(i: int) -> Loss:
         entries = slots[i][0].numel()
-        size = slot_bound(operation, node, i, slots, context) * math.sqrt(min(entries, node.size)) * ABOVE
+        size = slot_bound(operation, node, i, slots, context) * math.sqrt(min(entries, node.size)) * SIZE
         return Loss(entries + OPAQUE + len(slots), size.double())
 
     return Rounded(push, {i: loss(i) for i in _all(slots) if slots[i].is_floating_point()})
@@ -97,7 +96,7 @@ def schur(matrix: Tensor) -> Tensor:
     """|| |A| ||_op <= sqrt(largest row sum x largest column sum) and ||A||_F, for matrices (..., m, d)."""
     sizes = matrix.double().abs()
     frobenius = DOUBLE.frobenius(sizes.reshape(-1, *sizes.shape[-2:])).reshape(sizes.shape[:-2])
-    return torch.minimum(sizes.sum(-1).amax(-1).sqrt() * sizes.sum(-2).amax(-1).sqrt(), frobenius) * ABOVE
+    return torch.minimum(sizes.sum(-1).amax(-1).sqrt() * sizes.sum(-2).amax(-1).sqrt(), frobenius) * SIZE
 
 
 def largest(entries: Tensor) -> Tensor:
@@ -162,7 +161,7 @@ def _(
     weight = context.parameter(node, "weight")
     halves = Context({node.parameter["weight"]: weight.to(number.dtype)})
     sizes = weight.double().abs().reshape(operation.groups, -1, weight.shape[1], weight[0, 0].numel()).sum(-1)
-    size = math.sqrt(float(sizes.sum(1).amax())) * math.sqrt(float(sizes.sum(2).amax())) * ABOVE
+    size = math.sqrt(float(sizes.sum(1).amax())) * math.sqrt(float(sizes.sum(2).amax())) * SIZE
     channels = weight.shape[1] if isinstance(operation, op.Convolution) else weight.shape[0] // operation.groups
 
     def push(moved: Moved, rows: slice) -> Tensor:
@@ -202,6 +201,6 @@ def _(operation: op.Operation, node: Node, slots: Slots, context: Context, numbe
         return tangent(operation, node, shapes, [moved.get(i) for i in range(len(slots))], context)
 
     def loss(i: int) -> Loss:
-        return Loss(terms, float(slot_bound(operation, node, i, slots, context)[0]) * ABOVE if terms else 1.0)
+        return Loss(terms, float(slot_bound(operation, node, i, slots, context)[0]) * SIZE if terms else 1.0)
 
     return Rounded(push, {i: loss(i) for i in range(len(slots))})

@@ -13,7 +13,8 @@ from covergraph.graph.interpreter import Context, apply
 from covergraph.graph.node import Node
 from covergraph.measure.edges import edge_bound, slot_bound
 from covergraph.measure.rounded import Loss, Moved, Rounded, Slots, rounded
-from covergraph.measure.roundings import ABOVE, DOUBLE, Arithmetic
+from covergraph.measure.roundings import DOUBLE, Arithmetic
+from covergraph.rounding import BOUND
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Chained(Loss):
             count, alone = round(entries * share), unit and k == 0
             lost = sum((loss.of(norm, count, alone, rows, number) for loss in losses), torch.zeros_like(norm))
             size, off = (sum(_at(getattr(loss, name), rows) for loss in losses) for name in ("size", "off"))
-            error, norm = ((size + off) * error + lost) * ABOVE, (size * norm + lost) * ABOVE
+            error, norm = ((size + off) * error + lost) * BOUND, (size * norm + lost) * BOUND
         return error
 
 

@@ -12,8 +12,9 @@ from covergraph.graph import operations as op
 from covergraph.graph.interpreter import Context, apply
 from covergraph.graph.node import Node
 from covergraph.measure.edges import softmax_error
-from covergraph.measure.rounded import ABOVE, Loss, Moved, Rounded, Slots, by_entry, largest, rounded, schur
+from covergraph.measure.rounded import Loss, Moved, Rounded, Slots, by_entry, largest, rounded, schur
 from covergraph.measure.roundings import DOUBLE, Arithmetic
+from covergraph.rounding import SIZE
 
 
 @rounded.register
@@ -104,7 +105,7 @@ def _(
     def push(moved: Moved, rows: slice) -> Tensor:
         return (moved[0] * half[rows]).sum([axis + 1 for axis in axes]).reshape(*moved[0].shape[:2], *node.shape)
 
-    size = torch.linalg.vector_norm(weight, dim=axes).reshape(len(weight), -1).amax(1) * ABOVE
+    size = torch.linalg.vector_norm(weight, dim=axes).reshape(len(weight), -1).amax(1) * SIZE
     return Rounded(push, {0: Loss(terms + 1, size, off=DOUBLE.gamma(terms + 6) * size)})
 
 
@@ -126,7 +127,7 @@ def _(operation: op.Softmax, node: Node, slots: Slots, context: Context, number:
 
     size = 1 + math.sqrt(terms) * largest(p.norm(dim=axis)) if operation.log else 2 * largest(p)
     wrong = 3 * softmax_error(operation, node, slots, context) * size
-    copies = [math.sqrt(node.size / max(slot[0].numel(), 1)) * ABOVE for slot in slots]
+    copies = [math.sqrt(node.size / max(slot[0].numel(), 1)) * SIZE for slot in slots]
     return Rounded(push, {i: Loss(terms + 5, size * many, off=wrong * many) for i, many in enumerate(copies)})
 
 
@@ -151,7 +152,7 @@ def _(operation: op.Normalize, node: Node, slots: Slots, context: Context, numbe
     lost = DOUBLE.gamma(2 * d + 8) * given.abs().amax(2, keepdim=True) / r if operation.center else 0 * r
     wrong = lost + DOUBLE.gamma(d + 12)  # of y, relative to sqrt d, and of r, relative
     wrong = torch.where((wrong < 0.01) & (r > 1e-140) & (r < 1e140), wrong, torch.inf)
-    size, off = 3 * largest(1 / r) * ABOVE, 6 * largest(wrong / r)
+    size, off = 3 * largest(1 / r) * SIZE, 6 * largest(wrong / r)
     if operation.eps > 0:  # neither the true Jacobian nor the computed one is larger
-        off = torch.minimum(off.nan_to_num(torch.inf, torch.inf), (size + operation.eps**-0.5) * ABOVE)
+        off = torch.minimum(off.nan_to_num(torch.inf, torch.inf), (size + operation.eps**-0.5) * SIZE)
     return Rounded(push, {0: Loss(d + 9, size, off=off)})

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from covergraph.rounding import BOUND, UNIT
+
 EXCESS = 2.0**-10
 """Squaring in single precision stops when its end is known to be so little (relative) above the norm."""
 SQUARINGS = 16
 ENTRIES = 2**17
 """On a CPU matrices are squared so many entries at a time, for the sake of its cache."""
-ABOVE = 1 + 2.0**-40
-"""Covers the few roundings in double precision of a bound itself."""
 WIDER = 8
 """Levels are tried at 1, 8, 8^2, ... times the rounding of a Cholesky factorization above the norm as computed."""
 
@@ -68,7 +68,7 @@ class Arithmetic:
 
 
 SINGLE = Arithmetic(torch.float32, 2.0**-24, 2.0**-126, 128)
-DOUBLE = Arithmetic(torch.float64, 2.0**-53, 2.0**-1022, 2**40)
+DOUBLE = Arithmetic(torch.float64, UNIT, 2.0**-1022, 2**40)
 
 
 def _frobenius_single(matrices: Tensor) -> Tensor:
@@ -118,8 +118,8 @@ def _ends_double(matrices: Tensor) -> tuple[Tensor, Tensor]:
     else:
         square = torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0)
         top = proved(gram, square)
-    computed = (square - lost - 4 * DOUBLE.gamma(min(m, d) ** 2) * square).clamp_min(0).sqrt() * scale / ABOVE
-    upper = (top + lost).sqrt() * scale * ABOVE + DOUBLE.tiny
+    computed = (square - lost - 4 * DOUBLE.gamma(min(m, d) ** 2) * square).clamp_min(0).sqrt() * scale / BOUND
+    upper = (top + lost).sqrt() * scale * BOUND + DOUBLE.tiny
     upper = torch.where(zero, 0.0, torch.where(finite, upper, torch.inf))
     return torch.where(finite, computed, 0.0), upper
 
@@ -169,5 +169,5 @@ def _ends_single(matrices: Tensor) -> tuple[Tensor, Tensor]:
     for rows, scale, least, most, lost in reversed(levels):
         low = least.index_copy(0, deeper, (lower - lost[deeper]).clamp_min(0))
         high = most.index_copy(0, deeper, upper)
-        lower, upper, deeper = low.sqrt() * scale / ABOVE, (high + lost).sqrt() * scale * ABOVE, rows
+        lower, upper, deeper = low.sqrt() * scale / BOUND, (high + lost).sqrt() * scale * BOUND, rows
     return torch.where(usable, lower, 0.0), torch.where(usable, upper, torch.where(whole == 0, 0.0, torch.inf))

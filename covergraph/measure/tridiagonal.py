@@ -12,10 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ETA = 2.0**-40
-"""Rounding of a product with J in double precision, relative to ||J|| times the length of the vector (Lemma 22)."""
-SLACK = 1e-6
-"""For the rounding of lengths, of pivots and of logarithms, relative to t."""
+from covergraph.rounding import LENGTHS, PRODUCT
 
 
 @dataclass
@@ -40,10 +37,11 @@ class Steps:
     def certified(self, ends: Tensor, t: float) -> Tensor:
         """Where the numbers prove that the largest singular value is at most `ends`: (rows,).
 
-        Products are seen to be more inexact than ETA if A is not symmetric up to 5 ETA times its largest eigenvalue.
+        Products are seen to be more inexact than PRODUCT if A is not symmetric up to five times that of its largest
+        eigenvalue.
         """
         level = self._squared(ends)
-        return certified(self.alpha, self.beta, level, t) & (self.asymmetry.amax(1) <= 5 * ETA * level)
+        return certified(self.alpha, self.beta, level, t) & (self.asymmetry.amax(1) <= 5 * PRODUCT * level)
 
     def below(self, ends: Tensor) -> Tensor:
         """Where no Ritz value exceeds the square of `ends`: (rows,)."""
@@ -54,7 +52,7 @@ class Steps:
         alpha, beta = self.alpha[chosen], self.beta[chosen]
         matrix = torch.diag_embed(alpha) + torch.diag_embed(beta[:, :-1], 1) + torch.diag_embed(beta[:, :-1], -1)
         theta = torch.linalg.eigvalsh(matrix)[:, -1].clamp_min(0)
-        return theta.sqrt() / self.scale[chosen] * (1 - 3 * ETA * alpha.shape[1] ** 2.5)
+        return theta.sqrt() / self.scale[chosen] * (1 - 3 * PRODUCT * alpha.shape[1] ** 2.5)
 
     def _squared(self, ends: Tensor) -> Tensor:
         """A little less than the squares, scaled; less still where these would overflow."""
@@ -84,6 +82,6 @@ def certified(alpha: Tensor, beta: Tensor, level: Tensor, t: float) -> Tensor:
         start = (-logs[:, j - 1]).exp() if j else torch.ones_like(level)
         row = start / pivots[:, j] + row / ratios[:, j]
         total = total + row
-    rounding = 3 * ETA * level * total
+    rounding = 3 * PRODUCT * level * total
     left = (t - rounding).log()
-    return (pivots > 0).all(1) & (rounding < t) & (logs[:, -1] + left > SLACK)
+    return (pivots > 0).all(1) & (rounding < t) & (logs[:, -1] + left > LENGTHS)

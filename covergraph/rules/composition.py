@@ -6,7 +6,6 @@ With Lipschitz constants L_j and derivative-Lipschitz constants tau_j of f_1, ..
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import sympy
@@ -14,6 +13,7 @@ import sympy
 from covergraph.errors import UnsupportedOperationError
 from covergraph.graph import operations as op
 from covergraph.graph.node import Node
+from covergraph.rounding import CONSTANT
 from covergraph.rules.conditions import condition
 from covergraph.rules.lipschitz import Real, slot_lipschitz
 from covergraph.rules.norms import upper
@@ -68,7 +68,7 @@ def _constants(inner: Node, tail: Node) -> tuple[float, float]:
 
 
 def _up(value: float) -> float:
-    return math.nextafter(value * (1 + 1e-15), math.inf) if value else 0.0
+    return value * CONSTANT
 
 
 @slot_smoothness.register

@@ -8,6 +8,7 @@ import sympy
 
 from covergraph.graph import operations as op
 from covergraph.graph.node import Node
+from covergraph.rounding import CONSTANT
 
 
 @singledispatch
@@ -30,4 +31,4 @@ def _(operation: op.Softmax, node: Node) -> sympy.Expr | None:
 
 def upper(value: sympy.Expr) -> float:
     """A double that is not below an exact positive expression."""
-    return float(sympy.N(value, 30)) * (1 + 2**-50)
+    return float(sympy.N(value, 30)) * CONSTANT

@@ -12,6 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from covergraph.errors import TrajectoryError
 from covergraph.kinds import REGIONS, require
+from covergraph.rounding import BOUND
 from covergraph.trajectory.assumptions import RELATIVE, allowance, move_rounding
 from covergraph.trajectory.exact import Span
 from covergraph.trajectory.ledger import Assumption, Ledger, Statement
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 FORMULA = r"\lambda_f(R_x)\le(1+\gamma)\beta\phi\min\{\|a\odot a_T\|_1:S_Ta=s(x)\}"
 FORMULA_SUM = r"s(x)=\sum_{j\le k}s(x_{i_j})\Rightarrow\lambda_f(R_x)\le(1+\gamma)\beta\phi k\|a_T\|_\infty"
-OUTWARD = 1 + 2.0**-40
-"""More than the floating-point error of a sum of non-negative products of up to 10^3 terms, each rounded."""
 
 
 def theorem2(
@@ -87,7 +86,7 @@ def least_costs(sampled: Patterns, costs: Floats, at: Patterns) -> Floats:
         z = _choose(span, costs[0], y) if len(span.others) else np.zeros(0)
         a = span.weights(products[:, k], int(squares[k]), z)
         if a is not None:
-            values[:, k] = costs @ np.array([abs(v) / a[1] for v in a[0]]) * OUTWARD
+            values[:, k] = costs @ np.array([abs(v) / a[1] for v in a[0]]) * BOUND
     return values[:, positions]
 
 
@@ -179,7 +178,7 @@ def _statement(
         ledger = Ledger((*ledger, Assumption("0 < f < 1 at the points", "false", means)))
     if not ledger.states("upper"):
         sums = np.full_like(sums, np.nan)
-    upper, moved = (1 + gamma) * beta * phi * sums * OUTWARD
+    upper, moved = (1 + gamma) * beta * phi * sums * BOUND
     stated = ~np.isnan(upper)
     room = RELATIVE["float32" if at.single else "float64"] * at.lam + np.nan_to_num(moved)
     steps = {"lower": np.full_like(upper, np.nan), "value": at.lam, "upper": upper, "rounding": room}

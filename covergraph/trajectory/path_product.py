@@ -14,6 +14,7 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.interpreter import Context
 from covergraph.graph.node import Node
 from covergraph.measure.edges_weights import weight_ends
+from covergraph.rounding import PATHS
 from covergraph.rules.lipschitz import Real, slot_lipschitz
 from covergraph.trajectory.facts import changes_in_training
 from covergraph.trajectory.layer import Watched
@@ -59,7 +60,7 @@ def log_product(graph: ComputationGraph, model: nn.Module, start: str) -> float:
                     f"over paths ({error}); record without product=..."
                 ) from error
             if node.name == start:
-                return float(mpmath.log(constant * slopes[start])) + 1e-12 * len(graph)
+                return float(mpmath.log(constant * slopes[start])) + PATHS * len(graph)
             slopes[u] += constant * slopes[node.name]
     return -math.inf
 

@@ -181,7 +181,7 @@ def test_norms_as_computed_are_not_upper_ends(family: Callable[[int], Made], mon
     """Without the margins some number is too small: this is what exact meant before."""
     monkeypatch.setattr(Loss, "of", lambda self, norm, *rest: torch.zeros_like(norm))
     monkeypatch.setattr(Arithmetic, "ends", lambda self, matrices: 2 * (torch.linalg.matrix_norm(matrices, 2),))
-    monkeypatch.setattr(chain, "ABOVE", 1.0)
+    monkeypatch.setattr(chain, "BOUND", 1.0)
     assert any(violations(made, measured(made))[1] for made in map(family, range(5)))
 
 

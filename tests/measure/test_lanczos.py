@@ -15,7 +15,8 @@ from strategies import examples
 from torch import Tensor
 
 from covergraph.measure.lanczos import Goal, Interval, Product, largest_singular_values, overlap, random_start
-from covergraph.measure.tridiagonal import ETA, certified
+from covergraph.measure.tridiagonal import certified
+from covergraph.rounding import PRODUCT
 
 RARE = 1e-7
 """So rarely may a start of these tests fail: never, here."""
@@ -195,7 +196,7 @@ def test_the_certificate_is_the_formula() -> None:
         matrix = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
         level = np.linalg.eigvalsh(matrix)[-1] * 1.2
         shifted = level * np.eye(k) - matrix
-        value = beta.prod() / np.linalg.det(shifted) + 3 * ETA * level * np.linalg.inv(shifted)[0].sum()
+        value = beta.prod() / np.linalg.det(shifted) + 3 * PRODUCT * level * np.linalg.inv(shifted)[0].sum()
         one = [torch.from_numpy(x)[None] for x in (alpha, beta)]
         at = torch.tensor([level], dtype=torch.float64)
         assert not bool(certified(*one, at, value))
@@ -208,8 +209,8 @@ def test_the_rounding_term_is_the_formula() -> None:
     alpha, beta = (torch.tensor([x], dtype=torch.float64) for x in ([1.0, 0.0], [0.5, 0.0]))
     inverse = np.linalg.inv(np.array([[2 - 1, -0.5], [-0.5, 2.0]]))[0].sum()
     level = torch.tensor([2.0], dtype=torch.float64)
-    assert not bool(certified(alpha, beta, level, 3 * ETA * 2 * inverse * (1 - 1e-9)))
-    assert bool(certified(alpha, beta, level, 3 * ETA * 2 * inverse * (1 + 1e-9)))
+    assert not bool(certified(alpha, beta, level, 3 * PRODUCT * 2 * inverse * (1 - 1e-9)))
+    assert bool(certified(alpha, beta, level, 3 * PRODUCT * 2 * inverse * (1 + 1e-9)))
 
 
 # Rounding
@@ -222,12 +223,12 @@ def test_products_as_wrong_as_allowed_hide_nothing(share: float) -> None:
 
     def product(v: Tensor) -> Tensor:
         w = v * values**2
-        w[:, 0] = torch.where(v[:, 0].abs() <= 2 * ETA, 0.0, w[:, 0])
+        w[:, 0] = torch.where(v[:, 0].abs() <= 2 * PRODUCT, 0.0, w[:, 0])
         return w
 
     start = random_start((31,), ["a"])
-    start[:, 0] = 2 * ETA * share
-    found = largest_singular_values(lambda rows: product, start, 2 * ETA * share * 0.99, Goal(1.01, own=True))
+    start[:, 0] = 2 * PRODUCT * share
+    found = largest_singular_values(lambda rows: product, start, 2 * PRODUCT * share * 0.99, Goal(1.01, own=True))
     assert float(found.upper) >= 2
 
 
@@ -312,7 +313,7 @@ def test_cheap_ends_that_are_no_numbers_are_not_used() -> None:
 def test_zero_is_zero() -> None:
     found = measured(torch.zeros(3, 4, 6, dtype=torch.float64), Goal(1.01))
     assert found.upper.tolist() == found.lower.tolist() == [0, 0, 0]
-    hopeless = measured(torch.zeros(3, 4, 6, dtype=torch.float64), Goal(1.01), failure=2 * ETA)
+    hopeless = measured(torch.zeros(3, 4, 6, dtype=torch.float64), Goal(1.01), failure=2 * PRODUCT)
     assert hopeless.upper.tolist() == [math.inf] * 3
 
 

@@ -88,6 +88,13 @@ def derivative(name: str, x: mpmath.mpf) -> mpmath.mpf:
     }[name]()
 
 
+@pytest.mark.parametrize("name", sorted(ORACLES))
+def test_ends_are_the_next_floats_or_those_after(name: str) -> None:
+    for k in range(1, 200):
+        low, high = functions.RULES[name].value((k / 7, k / 7))
+        assert high <= low + 4 * math.ulp(max(abs(low), abs(high)))
+
+
 EXPONENTS = [sympy.Rational(p, q) for p in (-7, -3, -2, -1, 1, 2, 3, 4, 7, 9) for q in (1, 2, 3)]
 
 
@@ -119,7 +126,10 @@ def test_unbounded_ends_stay_sound() -> None:
     assert intervals.multiply((0.0, 1.0), line) == line
     assert functions.exp((800.0, 900.0))[1] == math.inf
     assert functions.tanh(line) == (-1.0, 1.0)
+    assert functions.erf(line) == (-1.0, 1.0)
     assert functions.cos(line) == (-1.0, 1.0)
+    assert functions.power(line, sympy.Integer(3))[0] == -math.inf
+    assert functions.power((1.0, math.inf), sympy.Rational(3, 2))[1] == math.inf
     assert intervals.add((1e308, 1e308), (1e308, math.inf))[1] == math.inf
 
 

@@ -1,14 +1,17 @@
-"""Powers and elementary functions of intervals: the functions that an element-wise phi may be built from."""
+"""Powers and elementary functions of intervals: the functions that an element-wise phi may be built from.
+
+At the ends they are arb's (python-flint), whose balls contain the exact value; a ball becomes the next floats around.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 
 import sympy
+from flint import arb, ctx, fmpq
 
 from covergraph.rules.enclosure.intervals import (
     ONE,
@@ -19,7 +22,6 @@ from covergraph.rules.enclosure.intervals import (
     multiply,
     negate,
     reciprocal,
-    widen,
 )
 
 Image = Callable[[Interval], Interval]
@@ -37,49 +39,57 @@ def power(x: Interval, exponent: sympy.Rational) -> Interval:
 def _integer_power(x: Interval, n: int) -> Interval:
     if x[0] == x[1] and n <= 8:
         return reduce(multiply, [x] * n)  # exact if the floats allow it
-    low, high = (_raise(abs(end), n) for end in x)
+    low, high = (_raised(abs(end), n, 1) for end in x)
     if n % 2:
-        return widen(math.copysign(low, x[0]), math.copysign(high, x[1]))
+        return (low if x[0] >= 0.0 else negate(low))[0], (high if x[1] >= 0.0 else negate(high))[1]
     if x[0] <= 0.0 <= x[1]:
-        return 0.0, widen(0.0, max(low, high))[1]
-    return widen(min(low, high), max(low, high))
+        return 0.0, max(low[1], high[1])
+    return min(low[0], high[0]), max(low[1], high[1])
 
 
 def _real_power(x: Interval, exponent: sympy.Rational) -> Interval:
-    """x**exponent for x > 0; below 2, rounding the exponent costs at most |log x| units."""
+    """x**exponent for x > 0."""
     if x[0] <= 0.0:
         raise UndefinedError(f"power {exponent} of an interval that reaches 0")
-    if exponent > 2:
-        whole = sympy.floor(exponent)
-        return multiply(power(x, whole), _real_power(x, exponent - whole))
-    slack = 2.0**-51 * max(abs(math.log(end)) for end in (x[0], min(x[1], sys.float_info.max)))
-    low, high = widen(_raise(x[0], float(exponent)), _raise(x[1], float(exponent)))
-    return low * (1.0 - slack), high * (1.0 + slack)
+    p, q = int(exponent.p), int(exponent.q)
+    return _raised(x[0], p, q)[0], _raised(x[1], p, q)[1]
 
 
-def _raise(base: float, exponent: float) -> float:
-    try:
-        return float(base**exponent)
-    except OverflowError:
-        return math.inf
+@lru_cache(maxsize=2**14)
+def _raised(base: float, p: int, q: int) -> Interval:
+    """Floats around base^(p/q), base not negative, p/q positive."""
+    with ctx.workprec(PRECISION):
+        low, high = _around(arb(base) ** (p if q == 1 else arb(fmpq(p, q))))
+    return max(low, 0.0), high
 
 
-def _increasing(function: Callable[[float], float], fixed: tuple[float, float]) -> Image:
-    """The image under an increasing library function; `fixed` is a point whose image is exact."""
+@lru_cache(maxsize=2**16)
+def _at(name: str, x: float) -> Interval:
+    """Floats around the value, or the limit, of one of arb's functions."""
+    if name == "erf" and math.isinf(x):
+        return math.copysign(1.0, x), math.copysign(1.0, x)
+    with ctx.workprec(PRECISION):
+        return _around(getattr(arb(x), name)())
+
+
+PRECISION = 80
+"""Bits: a ball is then seldom wider than the floats next to it."""
+
+
+def _around(ball: arb) -> Interval:
+    low, high = float(ball.lower()), float(ball.upper())
+    return math.nextafter(low, -math.inf), math.nextafter(high, math.inf)
+
+
+def _increasing(name: str, fixed: tuple[float, float]) -> Image:
+    """The image under an increasing function of arb's; `fixed` is a point whose image is exact."""
 
     def image(x: Interval) -> Interval:
         if x[0] == x[1] == fixed[0]:
             return fixed[1], fixed[1]
-        return widen(function(x[0]), function(x[1]))
+        return _at(name, x[0])[0], _at(name, x[1])[1]
 
     return image
-
-
-def _exp(x: float) -> float:
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return math.inf
 
 
 def exp(x: Interval) -> Interval:
@@ -105,22 +115,23 @@ def _clip(image: Image) -> Image:
     return clipped
 
 
-_EXP = _increasing(_exp, (0.0, 1.0))
-_LOG = _increasing(math.log, (1.0, 0.0))
-tanh = _clip(_increasing(math.tanh, (0.0, 0.0)))
-erf = _clip(_increasing(math.erf, (0.0, 0.0)))
-atan = _increasing(math.atan, (0.0, 0.0))
+_EXP = _increasing("exp", (0.0, 1.0))
+_LOG = _increasing("log", (1.0, 0.0))
+tanh = _clip(_increasing("tanh", (0.0, 0.0)))
+erf = _clip(_increasing("erf", (0.0, 0.0)))
+atan = _increasing("atan", (0.0, 0.0))
 
 
-def _sinusoid(function: Callable[[float], float], peak: float) -> Image:
+def _sinusoid(name: str, peak: float) -> Image:
     """The image under sin or cos, whose maxima lie at peak + 2 pi k and whose minima lie at pi + those."""
 
     def image(x: Interval) -> Interval:
         if x[0] == x[1] == 0.0:
-            return function(0.0), function(0.0)
+            return (0.0, 0.0) if name == "sin" else (1.0, 1.0)
         if not x[1] - x[0] < 6.0 or max(abs(x[0]), abs(x[1])) > 1e9:
             return -1.0, 1.0
-        low, high = widen(*sorted((function(x[0]), function(x[1]))))
+        ends = _at(name, x[0]), _at(name, x[1])
+        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
         if _contains_multiple(x, peak + math.pi):
             low = -1.0
         if _contains_multiple(x, peak):
@@ -137,8 +148,8 @@ def _contains_multiple(x: Interval, phase: float) -> bool:
     return phase + math.tau * turns <= x[1] + slack
 
 
-sin = _sinusoid(math.sin, math.pi / 2)
-cos = _sinusoid(math.cos, 0.0)
+sin = _sinusoid("sin", math.pi / 2)
+cos = _sinusoid("cos", 0.0)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Intervals [lower, upper] of floats, rounded outwards.
 
 Every function here maps intervals to an interval that contains the exact image. Sums and products are
-rounded by one unit in the last place unless they are exact; functions of the C library, which err by at
-most two units, are widened by eight. An end may be infinite: the interval is then unbounded, its elements
+rounded by one unit in the last place unless they are exact; constants, of which sympy gives 30 digits, are widened
+by eight. An end may be infinite: the interval is then unbounded, its elements
 are real.
 """
 
@@ -88,7 +88,7 @@ def reciprocal(x: Interval) -> Interval:
 
 
 def widen(low: float, high: float) -> Interval:
-    """[low, high] widened by eight units in the last place, more than a library function errs."""
+    """[low, high] widened by eight units in the last place."""
     low = min(low, sys.float_info.max)
     high = max(high, -sys.float_info.max)
     return (
