@@ -42,7 +42,7 @@ class Prober:
         self.bound: Bound = derive(augmented)
         self.random = np.random.default_rng(seed)
         kinds = NormIndicator | PairIndicator | ConditionIndicator
-        self.indicators = [node for node in augmented.nodes if isinstance(node.operation, kinds)]
+        self.indicators = [node for node in augmented.graph.nodes if isinstance(node.operation, kinds)]
         curved = [node for node in augmented.base.nodes if isinstance(node.operation, Elementwise)]
         self.positive = {node.inputs[0] for node in curved if node.operation.label in ON_POSITIVES}
         self.inputs = tuple(x[:1] for x in case.inputs)
@@ -139,7 +139,7 @@ class Prober:
         """One to three of the indicators, one of them reached by the cut node if any is."""
         if not names:
             return set()
-        reached = nx.descendants(self.augmented.digraph, place.name) if place else set()
+        reached = nx.descendants(self.augmented.graph.digraph, place.name) if place else set()
         first = self.random.choice([name for name in names if name in reached] or names)
         return {str(first), *map(str, self.random.choice(names, self.random.integers(0, 3)))}
 

@@ -39,7 +39,7 @@ def places(augmented: AugmentedGraph) -> list[Place]:
     order = []
     for node in augmented.base.nodes:
         edges = [Place(node.name, u) for u in node.predecessors]
-        order += [place for place in edges if place.name in augmented.by_name]
+        order += [place for place in edges if place.name in augmented.graph.by_name]
         order.append(Place(node.name))
     return order
 

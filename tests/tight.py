@@ -68,7 +68,7 @@ class Tight:
         s = {v: self.s.get(v, WIDE) for v in augmented.hidden}
         kappa = {pair: self.kappa.get(pair, WIDE) for pair in augmented.pair_names}
         values = {name: torch.tensor([value], dtype=torch.float64) for name, value in self.cut.items()}
-        known = {name: value for name, value in values.items() if name in augmented.by_name}
+        known = {name: value for name, value in values.items() if name in augmented.graph.by_name}
         trial = Trial(
             augmented,
             builder.state,

@@ -48,8 +48,9 @@ class EdgeJacobian(op.Operation):
 
 @dataclass(frozen=True)
 class TotalDerivative(op.Operation):
-    """D_{w<-a} = sum_u J_{w,u} D_{u<-a}; `terms` are the slots of each summand: (J, D), or (J,) if u = a."""
+    """D_{w<-a} = sum_u J_{w,u} D_{u<-a}, with `pair` (w, a); `terms`: the slots of each, (J, D), or (J,) if u = a."""
 
+    pair: Pair
     terms: tuple[tuple[int, ...], ...]
 
     @property
@@ -106,12 +107,16 @@ class Sink(op.Operation):
     """z = 1 + (l - 1) * product of the indicators; the first slot is the loss."""
 
 
-class AugmentedGraph(ComputationGraph):
-    """The Lipschitz augmentation of a base graph: its loss, its set S, its pairs P, its conditions and its mode.
+AUGMENTING = (Label, EdgeJacobian, TotalDerivative, NormIndicator, PairIndicator, ConditionIndicator, LossNode, Sink)
+"""What an augmentation adds to its base."""
+
+
+class AugmentedGraph:
+    """The Lipschitz augmentation of a `base` graph: its loss, its set S, its pairs P, its conditions and its mode.
 
     `hidden` is S in topological order; `pairs[w, a]` is True if (w, a) is in P (positions of `base`); `rules` says of
     every node that is not data-only what the bound needs, its condition included. `source` is the graph that was
-    lowered to `base`, as it was traced. `nodes` is the whole augmented graph, made when it is first read.
+    lowered to `base`, as it was traced. `graph` is the whole augmented graph, made when it is first read.
     """
 
     def __init__(
@@ -130,8 +135,6 @@ class AugmentedGraph(ComputationGraph):
         self.hidden = tuple(hidden)
         self.pairs = pairs.copy()
         self.pairs.setflags(write=False)
-        self.output = SINK
-        self.fingerprint, self.weights = base.fingerprint, base.weights
         unreachable = self.pairs & ~base.reach
         if unreachable.any() or any(name not in base.by_name for name in self.hidden):
             raise GraphError("augmented graph: S or P names a node or a pair that the base graph does not have")
@@ -145,15 +148,10 @@ class AugmentedGraph(ComputationGraph):
     def __hash__(self) -> int:
         return hash((self.base, self.mode, self.hidden))
 
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        return self._materialized
-
     @cached_property
-    def _materialized(self) -> tuple[Node, ...]:
-        nodes = tuple(_materialize(self))
-        ComputationGraph(nodes, SINK, weights=self.weights)
-        return nodes
+    def graph(self) -> ComputationGraph:
+        """All nodes, those of the base first; its output is z."""
+        return self.base.replaced(_materialize(self), SINK)
 
     @cached_property
     def conditions(self) -> Mapping[str, Any]:
@@ -166,12 +164,16 @@ class AugmentedGraph(ComputationGraph):
         names = [node.name for node in self.base.nodes]
         return tuple((names[w], names[a]) for w, a in np.argwhere(self.pairs))
 
+    def __repr__(self) -> str:
+        return self.text()
+
     def text(self) -> str:
+        """The whole graph as text, or of a large one the base and how many indicators there are."""
         if len(self.base) > 400:
             return f"{self.base.text()}\n# {self.mode} mode: |S| = {len(self.hidden)}, |P| = {self.pairs.sum()}"
-        return super().text()
+        return self.graph.text()
 
-    def run(  # type: ignore[override]
+    def run(
         self,
         model: Any,
         x: Tensor | Sequence[Tensor],
@@ -197,7 +199,12 @@ class AugmentedGraph(ComputationGraph):
         """Like `run`, but every node's value by name."""
         inputs = (x,) if isinstance(x, Tensor) else tuple(x)
         context = Context(self.base.state(model), labels=y, parameters=parameters)
-        return evaluate(self, context, self.named_inputs(inputs), cut or {})
+        return evaluate(self.graph, context, self.base.named_inputs(inputs), cut or {})
+
+
+def is_augmented(graph: ComputationGraph) -> bool:
+    """Whether a graph is the whole one of an augmentation."""
+    return isinstance(graph[graph.output].operation, Sink)
 
 
 def _materialize(graph: AugmentedGraph) -> list[Node]:
@@ -256,7 +263,7 @@ def _derivative_node(base: ComputationGraph, w: str, a: str, needed: Mapping[Pai
         if names:
             terms.append(tuple(range(len(inputs), len(inputs) + len(names))))
             inputs += names
-    return Node(f"D[{w},{a}]", TotalDerivative(tuple(terms)), tuple(inputs), (base[w].size, base[a].size))
+    return Node(f"D[{w},{a}]", TotalDerivative((w, a), tuple(terms)), tuple(inputs), (base[w].size, base[a].size))
 
 
 def soft_indicator(value: Tensor, threshold: float) -> Tensor:

@@ -12,7 +12,7 @@ from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Patch, 
 from matplotlib.path import Path
 
 from covergraph.errors import GraphError
-from covergraph.graph.augmented import AugmentedGraph
+from covergraph.graph.augmented import AugmentedGraph, is_augmented
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.report.canvas import Frame, Placement, Segment, divided, page, strip
 from covergraph.report.grid import GAP, HEIGHT, TITLE
@@ -41,7 +41,7 @@ CORNER = 0.09
 """Radius in inches of the corners of edges."""
 
 
-def draw(graph: ComputationGraph, ax: Axes | None = None, limit: int = LIMIT) -> Figure:
+def draw(graph: ComputationGraph | AugmentedGraph, ax: Axes | None = None, limit: int = LIMIT) -> Figure:
     """Draw a graph with a legend; without `ax` on a new figure of fitting size.
 
     A module whose nodes stand together has a frame with its path; long graphs run in several columns. An augmented
@@ -57,7 +57,7 @@ def draw(graph: ComputationGraph, ax: Axes | None = None, limit: int = LIMIT) ->
     return figure
 
 
-def size_of(graph: ComputationGraph, limit: int = LIMIT) -> tuple[float, float]:
+def size_of(graph: ComputationGraph | AugmentedGraph, limit: int = LIMIT) -> tuple[float, float]:
     """Width and height of the drawing in inches."""
     return _Canvas.of(graph, limit).size
 
@@ -77,11 +77,11 @@ class _Canvas:
     legend_columns: int
 
     @staticmethod
-    def of(graph: ComputationGraph, limit: int) -> _Canvas:
+    def of(graph: ComputationGraph | AugmentedGraph, limit: int) -> _Canvas:
         shown, marked, title = _shown(graph, limit)
         labels, width, placement = _placed(shown)
         inner = placement.size
-        if max(inner) > WIDEST and not isinstance(shown, AugmentedGraph):
+        if max(inner) > WIDEST and not is_augmented(shown):
             raise GraphError(f"draw: {inner[0]:.0f} by {inner[1]:.0f} inches, expected at most {WIDEST}; {ADVICE}")
         columns = max(1, min(6, int((max(inner[0], 3.4) + 0.4) // LEGEND[0])))
         lines = -(-(len(_used(shown)) + bool(marked) + _has_output(shown)) // columns)
@@ -97,7 +97,7 @@ class _Canvas:
         return self.corner[0] + place[0], self.corner[1] - place[1]
 
 
-def _shown(graph: ComputationGraph, limit: int) -> tuple[ComputationGraph, frozenset[str], str]:
+def _shown(graph: ComputationGraph | AugmentedGraph, limit: int) -> tuple[ComputationGraph, frozenset[str], str]:
     """What is drawn, which nodes are marked, and the title."""
     base = graph.base if isinstance(graph, AugmentedGraph) else graph
     if len(base) > LARGEST:
@@ -106,8 +106,8 @@ def _shown(graph: ComputationGraph, limit: int) -> tuple[ComputationGraph, froze
     if not isinstance(graph, AugmentedGraph):
         return graph, frozenset(), hint
     pairs = int(graph.pairs.sum())
-    if len(base) + 2 * pairs <= limit and len(graph) <= limit:
-        return graph, frozenset(), ""
+    if len(base) + 2 * pairs <= limit and len(graph.graph) <= limit:
+        return graph.graph, frozenset(), ""
     counts = [_count(len(graph.hidden), "norm"), _count(pairs, "pair")]
     if graph.conditions:
         counts = [f"{counts[0]}, {counts[1]}", _count(len(graph.conditions), "condition")]
@@ -119,8 +119,8 @@ def _placed(shown: ComputationGraph) -> tuple[Mapping[str, str], float, Placemen
     """Labels, the width that they need, and the places; where a page breaks, long edges do not need the layout."""
     plan = arrange(shown)
     modules, labels, width = _written(shown, plan)
-    if isinstance(shown, AugmentedGraph) or (not modules and len(plan.columns) * (width + GAP) <= PAGE):
-        return labels, width, strip(plan, width, spread=not isinstance(shown, AugmentedGraph))
+    if is_augmented(shown) or (not modules and len(plan.columns) * (width + GAP) <= PAGE):
+        return labels, width, strip(plan, width, spread=not is_augmented(shown))
     columns = divided(plan, modules, width)
     plan = arrange(shown, [layers[0] for layers in columns[1:]])
     modules, labels, width = _written(shown, plan)
@@ -129,7 +129,7 @@ def _placed(shown: ComputationGraph) -> tuple[Mapping[str, str], float, Placemen
 
 def _written(shown: ComputationGraph, plan: Arrangement) -> tuple[tuple[Module, ...], dict[str, str], float]:
     """The modules with frames, what is written on the nodes, and how wide that is."""
-    modules = () if isinstance(shown, AugmentedGraph) else framed(shown, plan)
+    modules = () if is_augmented(shown) else framed(shown, plan)
     labels = {node.name: label_of(node, shown, _around(node.name, modules)) for node in shown.nodes}
     lines = [line for text in labels.values() for line in text.split("\n")]
     return modules, labels, max(text_width(line, LETTERS) for line in lines) + 0.2

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from covergraph.graph.augmented import AugmentedGraph
+from covergraph.graph.augmented import AUGMENTING, is_augmented
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.operations import Input
 
@@ -52,12 +52,12 @@ def arrange(graph: ComputationGraph, breaks: Sequence[int] = ()) -> Arrangement:
 
     A page breaks before each of the layers `breaks`. A long edge over a break runs elsewhere: it has no way points.
     """
-    layers, shared = layers_of(graph), not isinstance(graph, AugmentedGraph)
+    layers, shared = layers_of(graph), not is_augmented(graph)
     apart = _apart(graph, layers, breaks)
     columns, links = _columns(graph, layers, shared, apart)
     columns = _order(columns, links)
-    base = graph.base if isinstance(graph, AugmentedGraph) else graph
-    places = straightened(columns, links if shared else (), _heights(columns, links, frozenset(base.by_name)))
+    base = frozenset(node.name for node in graph.nodes if not isinstance(node.operation, AUGMENTING))
+    places = straightened(columns, links if shared else (), _heights(columns, links, base))
     routes = {
         (u, node.name): tuple(places[key] for key in _stations(u, node.name, layers, shared, apart))
         for node in graph.nodes

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from covergraph.graph import augmented as aug
 from covergraph.graph import operations as op
-from covergraph.graph.augmented import AugmentedGraph
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.node import Node
 
@@ -85,17 +84,15 @@ def label_of(node: Node, graph: ComputationGraph, module: str = "") -> str:
 
     A composite node is called by its own name; derivatives and indicators carry the positions of their nodes.
     """
-    base = graph.base if isinstance(graph, AugmentedGraph) else graph
-    first = 1 - len(base.inputs)
+    first = 1 - len(graph.inputs)
 
     def place(name: str) -> int:
-        return base.index[name] + first
+        return graph.index[name] + first
 
     match node.operation:
         case aug.EdgeJacobian(head, tail):
             return f"$J_{{{place(head.name)},{place(tail)}}}$"
-        case aug.TotalDerivative():
-            w, a = _pair(node, base)
+        case aug.TotalDerivative((w, a)):
             return rf"$D_{{{place(w)} \leftarrow {place(a)}}}$"
         case aug.NormIndicator(v):
             return rf"$\mathbf{{1}}(\|h_{{{place(v)}}}\|)$"
@@ -106,20 +103,13 @@ def label_of(node: Node, graph: ComputationGraph, module: str = "") -> str:
         case aug.Label():
             return "$y$"
         case aug.LossNode():
-            return rf"$\ell(h_{{{place(base.output)}}}, y)$"
+            return rf"$\ell(h_{{{place(node.inputs[0])}}}, y)$"
         case aug.Sink():
             return r"$\tilde{z}$"
         case _:
             shape = "×".join(map(str, node.shape))
             name, what = _titles(node, module)
             return f"{name}\n$h_{{{place(node.name)}}}$: {what}{shape}"
-
-
-def _pair(node: Node, base: ComputationGraph) -> tuple[str, str]:
-    """(w, a) of a total derivative, whose name is D[w,a]."""
-    inner = node.name[2:-1]
-    found = [(w, inner[len(w) + 1 :]) for w in base.by_name if inner.startswith(f"{w},")]
-    return next((w, a) for w, a in found if a in base.by_name)
 
 
 def _titles(node: Node, module: str) -> tuple[str, str]:

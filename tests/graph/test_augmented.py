@@ -71,7 +71,7 @@ def values(case: Case, augmented: AugmentedGraph, parameters: Parameters) -> dic
 def norms(augmented: AugmentedGraph, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The argument of every indicator of a norm, by its name, each (batch,)."""
     result = {}
-    for node in augmented.nodes:
+    for node in augmented.graph.nodes:
         if isinstance(node.operation, NormIndicator):
             result[node.name] = found[node.inputs[0]].flatten(1).norm(dim=1)
         if isinstance(node.operation, PairIndicator):
@@ -93,7 +93,7 @@ def exact_levels(augmented: AugmentedGraph, found: Mapping[str, Tensor], factor:
     rho = {name: q / factor if q < np.inf else 1.0 for name, q in smallest.items()}
     s, kappa = {}, {}
     for name, norm in arguments.items():
-        operation = augmented[name].operation
+        operation = augmented.graph[name].operation
         level = factor * float(norm.max()) or 1.0
         if isinstance(operation, NormIndicator):
             s[operation.node] = level
@@ -185,7 +185,7 @@ def test_z_is_the_product_formula(case: Case, mode: str, factor: float) -> None:
     for name, q in quantities(augmented, first).items():
         expected = expected * (2 * q / parameters.rho[name] - 1).clip(0, 1)
     for name, norm in norms(augmented, first).items():
-        operation = augmented[name].operation
+        operation = augmented.graph[name].operation
         level = (
             parameters.s[operation.node]
             if isinstance(operation, NormIndicator)
@@ -213,7 +213,7 @@ def test_the_certificate_averages_the_same_z(case: Case, mode: str, factor: floa
     found = augmented_loss(bound, measured, parameters)
     slack = np.full(len(z), 1e-9 + sum(2e-9 * 1e2 / rho for rho in parameters.rho.values()))  # q is lowered by 1e-9
     for name, norm in norms(augmented, first).items():
-        operation = augmented[name].operation
+        operation = augmented.graph[name].operation
         if isinstance(operation, PairIndicator):
             upper = measured.pair_values[operation.pair]
             slack += np.maximum(upper - norm.numpy(), 0) / parameters.kappa[operation.pair]
@@ -228,7 +228,8 @@ def test_derivative_nodes_equal_dense_automatic_derivatives(case: Case) -> None:
     pairs = [(w.name, a.name) for w in base.nodes for a in base.nodes]
     dense = {f"J[{x},{u}]": (edge_jacobian, x, u) for x, u in pairs if u in base[x].inputs}
     dense |= {f"D[{w},{a}]": (total_derivative, w, a) for w, a in augmented.pair_names}
-    assert set(dense) == {n.name for n in augmented.nodes if isinstance(n.operation, EdgeJacobian | TotalDerivative)}
+    kinds = EdgeJacobian | TotalDerivative
+    assert set(dense) == {node.name for node in augmented.graph.nodes if isinstance(node.operation, kinds)}
     for name, (oracle, w, a) in dense.items():
         expected = oracle(base, case.state, case.inputs, w, a)
         close = 1e-12 * (1 + float(expected.abs().max()))

@@ -165,7 +165,7 @@ def test_jacobian_nodes_read_constants_and_effective_parameters() -> None:
     graph = with_constants()
     state = {"f.weight": W, "g.weight": V}
     augmented = AugmentedGraph(graph, MarginLoss(), "paper", ("flat",), graph.reach)
-    assert dict(augmented["J[m,f]"].constants) == {"weight": "mix"}
+    assert dict(augmented.graph["J[m,f]"].constants) == {"weight": "mix"}
     x, y = random(3, 2, 4, seed=9), torch.tensor([0, 1, 2])
     level = {"s": {"flat": 1e3}, "kappa": {pair: 1e3 for pair in augmented.pair_names}}
     values = augmented.values(state, x, y, Parameters(1.0, level["s"], level["kappa"], {}, {}))

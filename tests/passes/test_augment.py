@@ -77,14 +77,14 @@ def test_nodes_with_kinks_and_poles_have_conditions(case: Case, mode: Mode) -> N
 @given(cases(), modes)
 def test_nodes_carry_exactly_the_matrix_of_pairs(case: Case, mode: Mode) -> None:
     augmented = augment(case.graph, mode=mode)
-    augmented.verify()
+    augmented.graph.verify()
     read_off(augmented)
 
 
 def read_off(augmented: AugmentedGraph) -> AugmentedGraph:
     """The augmented graph made from S and P as its nodes have them; they must equal the arrays'."""
     index = augmented.base.index
-    operations = [node.operation for node in augmented.nodes]
+    operations = [node.operation for node in augmented.graph.nodes]
     hidden = [o.node for o in operations if isinstance(o, NormIndicator)]
     assert [o.head.name for o in operations if isinstance(o, ConditionIndicator)] == list(augmented.conditions)
     pairs = np.zeros_like(augmented.pairs)
@@ -93,7 +93,7 @@ def read_off(augmented: AugmentedGraph) -> AugmentedGraph:
             pairs[index[o.pair[0]], index[o.pair[1]]] = True
     assert np.array_equal(pairs, augmented.pairs)
     assert tuple(hidden) == augmented.hidden
-    totals = {node.name for node in augmented.nodes if isinstance(node.operation, TotalDerivative)}
+    totals = {node.name for node in augmented.graph.nodes if isinstance(node.operation, TotalDerivative)}
     assert {f"D[{w},{a}]" for w, a in augmented.pair_names} <= totals
     return AugmentedGraph(augmented.base, augmented.loss, augmented.mode, hidden, pairs, augmented.rules)
 

@@ -48,7 +48,7 @@ def slope_at_last_linear(case: Case, mode: Mode, cut: dict[str, float]) -> tuple
         for name, value in cut.items()
     }
     found = augmented.values(case.state, case.inputs, y, parameters, tensors)
-    indicators = [float(found[node.name]) for node in augmented.nodes if node.operation.label == "indicator"]
+    indicators = [float(found[node.name]) for node in augmented.graph.nodes if node.operation.label == "indicator"]
     h = (found["f3"] - 1e-9).requires_grad_()
     z = augmented.run(case.state, case.inputs, y, parameters, {**tensors, "f3": h})
     gradient = torch.autograd.grad(z.sum(), h)[0] if z.requires_grad else torch.zeros(1)

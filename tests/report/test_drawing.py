@@ -127,9 +127,9 @@ def test_a_skip_connection_leaves_the_network_straight() -> None:
 def test_every_node_and_edge_of_a_small_graph_is_drawn(augmented: AugmentedGraph) -> None:
     (ax,) = draw(augmented).axes
     texts = [text.get_text() for text in ax.texts]
-    assert {label_of(node, augmented) for node in augmented.nodes} <= set(texts)
+    assert {label_of(node, augmented) for node in augmented.graph.nodes} <= set(texts)
     arrows = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
-    assert len(arrows) == sum(len(node.predecessors) for node in augmented.nodes)
+    assert len(arrows) == sum(len(node.predecessors) for node in augmented.graph.nodes)
     legend = ax.get_legend()
     assert legend is not None
     entries = {text.get_text() for text in legend.get_texts()}
@@ -137,7 +137,7 @@ def test_every_node_and_edge_of_a_small_graph_is_drawn(augmented: AugmentedGraph
 
 
 def test_labels_use_the_paper_s_letters(augmented: AugmentedGraph) -> None:
-    labels = {node.name: label_of(node, augmented) for node in augmented.nodes}
+    labels = {node.name: label_of(node, augmented) for node in augmented.graph.nodes}
     assert labels["V1"] == "V1\n$h_{1}$: linear 2"
     assert labels["J[V2,V1]"] == "$J_{2,1}$"
     assert labels["D[V2,x]"] == r"$D_{2 \leftarrow 0}$"

@@ -70,7 +70,7 @@ def _cut(derived: Derived, sample: int, generator: torch.Generator) -> tuple[int
         name, constant = f"J[{c.node},{tail}]", constants.jacobian(c.node, tail)
     else:
         name, constant = c.node, constants.hidden(c.node)
-    if name not in bound.augmented.by_name or constant == 0:
+    if name not in bound.augmented.graph.by_name or constant == 0:
         return 0, 0.0
     given = bound.augmented.values(*_arguments(derived, sample, 1), levels)[name].detach()
     gradient = _gradient(derived, sample, levels, name, given)
