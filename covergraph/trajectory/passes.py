@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.buffers import Buffers
 from covergraph.trajectory.guard import Guard
-from covergraph.trajectory.hooks import BackwardWatch
+from covergraph.trajectory.hooks import BackwardWatch, transformed
 from covergraph.trajectory.layer import Convolutions, Watched
 from covergraph.trajectory.sight import Sight, Sights, StandIn
 from covergraph.trajectory.tally import Seen, Tally
@@ -268,11 +268,6 @@ class Passes:
             if self.watch.loss is not None:
                 self.tally.add_loss(self.watch.loss)
                 self.watch.loss = None  # once for each backward()
-
-
-def transformed() -> bool:
-    """Whether torch.func.grad, vmap and the like run: what passes by then is none of the training's."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _mark(gradient: Tensor | None) -> tuple[int, int] | None:
