@@ -21,9 +21,14 @@ CASTS: Mapping[Any, Callable[..., Any]] = dict.fromkeys(
 
 
 class _Wide(TorchFunctionMode):
-    """Every float32, float16 or bfloat16 among the arguments of a torch function means float64."""
+    """Every float32, float16 or bfloat16 among the arguments of a torch function means float64.
+
+    Not where torch describes a tensor that code holds, a global one, say, without its numbers.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.empty_strided and torch.device((kwargs or {}).get("device", "cpu")).type == "meta":
+            return func(*args, **kwargs)
         args, kwargs = pytree.tree_map_only(torch.dtype, wide, (tuple(args), dict(kwargs or {})))
         return CASTS.get(func, func)(*args, **kwargs)
 

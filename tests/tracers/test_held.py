@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,3 +65,22 @@ def test_a_reference_with_others_is_refused_by_name(name: str, other: Any) -> No
 def test_numbers_of_torchs_own_modules_are_its_business() -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.LeakyReLU(0.3), nn.Linear(3, 3)).double()
     assert cg.trace(network, X[:2]).weights.numbers == ()
+
+
+class Elsewhere(nn.Module):
+    """Single-precision numbers in an object that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(4, 3), nn.Linear(3, 3)
+        self.kept = SimpleNamespace(scale=torch.tensor([0.25, 0.5, 2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.out(torch.tanh(self.inner(x) * self.kept.scale))
+        return result
+
+
+def test_single_precision_that_only_code_knows() -> None:
+    """The model is traced in float64, and its tensor stays as it is."""
+    graph = cg.trace(Elsewhere(), X[:1].float())
+    assert graph.weights.factors == ("of shape (3,) in forward's code",)
