@@ -12,7 +12,7 @@ from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.function_rows import UNARY
-from covergraph.graph.functions import GELU, GELU_TANH, ScalarFunction, T
+from covergraph.graph.functions import GELU, GELU_TANH, UNIT, ScalarFunction, T
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Add, Divide, Elementwise, Product, Subtract
 from covergraph.passes.rewriting import uses
@@ -106,7 +106,8 @@ def _fused(region: Sequence[Node]) -> Node:
     function = KNOWN.get(expression)
     if function is None:
         evaluation = _Evaluation(tuple(region), source)
-        function = ScalarFunction(f"function({_short(expression)})", expression, evaluation, evaluation.slope)
+        name = f"function({_short(expression)})"
+        function = ScalarFunction(name, expression, evaluation, evaluation.slope, loss=evaluation.slope_error)
     return replace(region[-1], operation=Elementwise(function), inputs=(source,))
 
 
@@ -145,6 +146,56 @@ class _Evaluation:
             values[node.name] = _value(node, slots)
             slopes[node.name] = _slope(node, slots, [slopes[u] for u in node.inputs])
         return slopes[self.region[-1].name]
+
+    def slope_error(self, x: Tensor) -> Tensor:
+        """Bound of what roundings make of it: of values, of slopes, and of the arguments of the steps."""
+        none = torch.zeros_like(x)
+        found = {self.source: _Rounded(x, none, torch.ones_like(x), none)}
+        for node in self.region:
+            found[node.name] = _rounded(node, [found[u] for u in node.inputs])
+        return found[self.region[-1].name].lost
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A value and a slope as computed, and how far from them the true ones may be."""
+
+    value: Tensor
+    off: Tensor
+    slope: Tensor
+    lost: Tensor
+
+
+def _rounded(node: Node, slots: Sequence[_Rounded]) -> _Rounded:
+    """One step. An argument that is off moves the slope of a function as far as at the ends of where it may be."""
+    values, slopes = [s.value for s in slots], [s.slope for s in slots]
+    value, slope = _value(node, values), _slope(node, values, slopes)
+    match node.operation:
+        case Elementwise(function):
+            (s,) = slots
+            own = function.derivative(s.value)
+            ends = [s.value - s.off, s.value + s.off]
+            moved = [(function.derivative(end) - own).abs() for end in ends]
+            error = torch.where(s.off > 0, 2 * torch.maximum(*moved), 0.0) + function.slope_error(s.value, own)
+            shifted = [(function.evaluate(end) - value).abs() for end in ends]
+            off, lost = 2 * torch.maximum(*shifted), (own.abs() + error) * s.lost + error * s.slope.abs()
+        case Product():
+            a, b = slots
+            off = a.value.abs() * b.off + b.value.abs() * a.off
+            lost = torch.zeros_like(value)
+            for p, q in ((a, b), (b, a)):
+                lost = lost + (p.value.abs() + p.off) * q.lost + p.off * q.slope.abs()
+                lost = lost + 2 * UNIT * (p.value * q.slope).abs()
+        case Divide():
+            a, b = slots
+            least = (b.value.abs() - b.off).clamp_min(0)
+            off = (a.off + value.abs() * b.off) / least
+            lost = (a.lost + value.abs() * b.lost + off * b.slope.abs() + slope.abs() * b.off) / least
+            lost = lost + 4 * UNIT * (a.slope.abs() + (value * b.slope).abs()) / least
+        case _:
+            off = sum((s.off for s in slots), torch.zeros_like(value))
+            lost = sum((s.lost + len(slots) * UNIT * s.slope.abs() for s in slots), torch.zeros_like(value))
+    return _Rounded(value, off + 8 * UNIT * value.abs(), slope, lost + 2 * UNIT * slope.abs())
 
 
 def _slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
