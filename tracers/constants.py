@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class HeldConstants:
     by their value where they are read.
     """
 
-    def __init__(self, held: Mapping[str, str], numbers: Mapping[str, float]) -> None:
+    def __init__(self, held: Mapping[str, str], numbers: Mapping[tuple[str, float], Sequence[str]]) -> None:
         self._masks: set[str] = set()
         self._all: list[str] = []
         self._factors: list[str] = []
@@ -83,8 +83,7 @@ class HeldConstants:
         path = module_path(node)
         for leaf in pytree.tree_leaves([list(node.args), dict(node.kwargs)]):
             if isinstance(leaf, float):
-                names = (name for name, value in self._numbers.items() if value == leaf)
-                self._read += [name for name in names if name.rpartition(".")[0] == path]
+                self._read += self._numbers.get((path, leaf), ())
 
 
 def _fixed(value: Any, node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from covergraph.errors import BatchMixingError, CovergraphError, ParameterError, TracingError
 from covergraph.graph import operations as op
 from covergraph.graph.functions import ScalarFunction
-from covergraph.graph.held import held_numbers
+from covergraph.graph.held import own_numbers
 from covergraph.graph.interpreter import state_of
 from covergraph.graph.node import Node
 from covergraph.graph.precision import wide
@@ -88,7 +88,7 @@ class Converter:
         self.functions = functions
         self.builder = Builder(state_of(traced.module))
         self.values: dict[fx.Node, Any] = {}
-        self.constants = HeldConstants(traced.held, held_numbers(traced.module, torch_too=False))
+        self.constants = HeldConstants(traced.held, own_numbers(traced.module))
 
     def visit(self, node: fx.Node) -> None:
         """Give `node` a value; append nodes if it computes something of the inputs."""

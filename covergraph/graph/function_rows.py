@@ -103,22 +103,22 @@ NDTR = ScalarFunction("ndtr", (1 + sympy.erf(T / sympy.sqrt(2))) / 2, torch.spec
 ATAN = ScalarFunction("atan", sympy.atan(T), torch.atan, slopes.atan, True)
 ASINH = ScalarFunction("asinh", sympy.asinh(T), torch.asinh, slopes.asinh, True)
 SINC = ScalarFunction("sinc", sympy.sinc(sympy.pi * T), torch.sinc, slopes.sinc)
-SQUARE = ScalarFunction("square", T**2, torch.square)
-EXP = ScalarFunction("exp", sympy.exp(T), torch.exp)
-EXP2 = ScalarFunction("exp2", sympy.Integer(2) ** T, torch.exp2)
+SQUARE = ScalarFunction("square", T**2, torch.square, steady=True)
+EXP = ScalarFunction("exp", sympy.exp(T), torch.exp, steady=True)
+EXP2 = ScalarFunction("exp2", sympy.Integer(2) ** T, torch.exp2, steady=True)
 EXPM1 = ScalarFunction("expm1", sympy.exp(T) - 1, torch.expm1, slopes.expm1, True)
-SINH = ScalarFunction("sinh", sympy.sinh(T), torch.sinh)
-COSH = ScalarFunction("cosh", sympy.cosh(T), torch.cosh)
+SINH = ScalarFunction("sinh", sympy.sinh(T), torch.sinh, steady=True)
+COSH = ScalarFunction("cosh", sympy.cosh(T), torch.cosh, steady=True)
 
 # Defined on a part of the line: NaN or infinite elsewhere
-LOG = ScalarFunction("log", sympy.log(T), torch.log)
-LOG1P = ScalarFunction("log1p", sympy.log(1 + T), torch.log1p)
-LOG2 = ScalarFunction("log2", sympy.log(T) / sympy.log(2), torch.log2)
-LOG10 = ScalarFunction("log10", sympy.log(T) / sympy.log(10), torch.log10)
+LOG = ScalarFunction("log", sympy.log(T), torch.log, steady=True)
+LOG1P = ScalarFunction("log1p", sympy.log(1 + T), torch.log1p, steady=True)
+LOG2 = ScalarFunction("log2", sympy.log(T) / sympy.log(2), torch.log2, steady=True)
+LOG10 = ScalarFunction("log10", sympy.log(T) / sympy.log(10), torch.log10, steady=True)
 LOGIT = ScalarFunction("logit", sympy.log(T / (1 - T)), torch.logit)
-SQRT = ScalarFunction("sqrt", sympy.sqrt(T), torch.sqrt)
-RSQRT = ScalarFunction("rsqrt", 1 / sympy.sqrt(T), torch.rsqrt)
-RECIPROCAL = ScalarFunction("reciprocal", 1 / T, torch.reciprocal)
+SQRT = ScalarFunction("sqrt", sympy.sqrt(T), torch.sqrt, steady=True)
+RSQRT = ScalarFunction("rsqrt", 1 / sympy.sqrt(T), torch.rsqrt, steady=True)
+RECIPROCAL = ScalarFunction("reciprocal", 1 / T, torch.reciprocal, steady=True)
 TAN = ScalarFunction("tan", sympy.tan(T), torch.tan)
 ASIN = ScalarFunction("asin", sympy.asin(T), torch.asin, slopes.asin, True)
 ACOS = ScalarFunction("acos", sympy.acos(T), torch.acos, slopes.acos, True)
@@ -260,7 +260,8 @@ def gelu(approximate: str = "none") -> ScalarFunction:
 @cache
 def power(exponent: float) -> ScalarFunction:
     """t**exponent; for exponents that are not whole, NaN at t < 0."""
-    return ScalarFunction(_named("pow", exponent), T ** exact(exponent), partial(torch.pow, exponent=exponent))
+    evaluate = partial(torch.pow, exponent=exponent)
+    return ScalarFunction(_named("pow", exponent), T ** exact(exponent), evaluate, steady=True)
 
 
 @cache
@@ -276,7 +277,7 @@ def exponential(base: float) -> ScalarFunction:
 def quotient(numerator: float) -> ScalarFunction:
     """numerator / t."""
     name = f"{_named('div', numerator)[:-1]}, t)"
-    return ScalarFunction(name, exact(numerator) / T, partial(_quotient, numerator))
+    return ScalarFunction(name, exact(numerator) / T, partial(_quotient, numerator), steady=True)
 
 
 _ROWS = (

@@ -30,7 +30,8 @@ class ScalarFunction:
 
     `expression` is phi in the symbol `T`; `evaluate` computes it on tensors (any shape, twice differentiable
     by autograd), `slope` its derivative where autograd's form of it cancels; both are not part of the value's
-    identity. `steady`: the slope has a relative error of 64 units alone.
+    identity. `steady`: the slope has a relative error of 64 units alone. `loss`: a bound of what it loses where
+    that may be more than what is assumed of rows.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ScalarFunction:
     evaluate: Callable[[Tensor], Tensor] = field(compare=False, repr=False)
     slope: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
     steady: bool = field(default=False, compare=False, repr=False)
+    loss: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         expression = sympy.sympify(self.expression)
@@ -66,17 +68,19 @@ class ScalarFunction:
     def slope_error(self, x: Tensor, slope: Tensor) -> Tensor:
         """Bound of |slope - phi'(x)| for the computed `slope` = derivative(x), entry by entry, in double precision.
 
-        Two roundings of a constant between straight pieces, if it is no sum; else what is assumed of rows: SLOPE.
-        Around joints what their expansion leaves.
+        Two roundings of a constant between straight pieces, if it is no sum; else what is assumed of rows: SLOPE, and
+        of composed functions `loss`. Around joints what their expansion leaves.
         """
-        from covergraph.graph.joints import joints, remainder
+        from covergraph.graph.joints import beyond, joints, remainder
 
         single = self.slope is None and _is_straight(self.expression)
         if single or _constant_slope(self.expression) is not None:
             return 2 * UNIT * slope.abs()
         relative, absolute, far = SLOPE
-        left = remainder(x, joints(self.expression))
-        left = left + UNIT * relative * slope.abs() + UNDERFLOW
+        found = joints(self.expression)
+        left = remainder(x, found) + UNIT * relative * slope.abs() + UNDERFLOW
+        if self.loss is not None:
+            left = left + beyond(x, found, self.loss(x))
         return left if self.steady else left + UNIT * torch.where(x.abs() < far, absolute, 0.0)
 
     @property

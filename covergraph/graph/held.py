@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 SPECIAL = frozenset(vars(nn.Module()))
 """What every module has."""
+REAL = (float, np.floating)
 
 
 def held_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -49,15 +52,50 @@ def _array(value: Any) -> Tensor | None:
         return None
 
 
-def held_numbers(model: nn.Module, torch_too: bool = True) -> dict[str, float]:
-    """Plain real numbers of modules by dotted name; without `torch_too`, of those whose class is not torch's."""
-    return {
-        f"{path}.{key}" if path else key: value
-        for path, module in model.named_modules()
-        if torch_too or not type(module).__module__.startswith("torch.")
-        for key, value in vars(module).items()
-        if key not in SPECIAL and isinstance(value, float)
-    }
+def held_numbers(model: nn.Module) -> dict[str, float]:
+    """Plain real numbers of modules by dotted name."""
+    return {_dotted(path, name): value for path, module in model.named_modules() for name, value in _plain(module)}
+
+
+def numbers_within(model: nn.Module) -> dict[str, float]:
+    """Real numbers in what the user's modules hold: shifts[0], config['scale'], config.scale (a data class)."""
+    modules = [(path, module) for path, module in model.named_modules() if _is_own(module)]
+    return {_dotted(path, name): value for path, module in modules for name, value in _within(module)}
+
+
+def own_numbers(model: nn.Module) -> dict[tuple[str, float], list[str]]:
+    """Both, of modules whose class is not torch's: dotted names by the module's path and the number."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for path, module in model.named_modules():
+        for name, value in (*_plain(module), *_within(module)) if _is_own(module) else ():
+            found.setdefault((path, value), []).append(_dotted(path, name))
+    return found
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Not a class of torch's."""
+    return not type(module).__module__.startswith("torch.")
+
+
+def _plain(module: nn.Module) -> Iterator[tuple[str, float]]:
+    for key, value in vars(module).items():
+        if key not in SPECIAL and isinstance(value, REAL):
+            yield key, float(value)
+
+
+def _within(module: nn.Module) -> Iterator[tuple[str, float]]:
+    for key, value in vars(module).items():
+        named = isinstance(value, SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type))
+        parts = [(f"{key}.{name}", part) for name, part in vars(value).items()] if named else [(key, value)]
+        for name, part in parts if key not in SPECIAL else ():
+            if named or isinstance(part, (list, tuple, dict)):
+                for place, leaf in pytree.tree_flatten_with_path(part)[0]:
+                    if isinstance(leaf, REAL):
+                        yield f"{name}{pytree.keystr(place)}", float(leaf)
 
 
 def _of_one(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -129,3 +129,10 @@ def remainder(x: Tensor, found: Sequence[Joint]) -> Tensor:
         part = joint.error * (offset / joint.width).square() + moved
         left = torch.where(offset <= joint.width, part, left)
     return left
+
+
+def beyond(x: Tensor, found: Sequence[Joint], error: Tensor) -> Tensor:
+    """An error of slopes, where they are not those of expansions."""
+    for joint in found:
+        error = torch.where((x - joint.point).abs() <= joint.width, 0.0, error)
+    return error

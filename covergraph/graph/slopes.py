@@ -117,12 +117,16 @@ def acosh(x: Tensor) -> Tensor:
 
 
 def sinc(x: Tensor) -> Tensor:
-    """(pi t cos(pi t) - sin(pi t)) / (pi t^2); near 0 by its series, whose next term is below 2^-53 of the first."""
+    """(cos(pi t) - sin(pi t) / (pi t)) / t; near 0 by its series, whose next term is below 2^-53 of the first.
+
+    The remainder of t by 2 is exact: pi t is rounded, which beyond t = 2^53 says nothing of its cosine.
+    """
     y = math.pi * x
     near = y.abs() < 0.3
-    far = torch.where(near, torch.ones_like(y), y)
+    far, turned = torch.where(near, torch.ones_like(x), x), math.pi * torch.fmod(x, 2)
     square = y.square()
     series = 0.0
     for k in range(8, 0, -1):  # the derivative of sum (-1)^k y^(2k) / (2k + 1)!
         series = series * square + (-1) ** k * 2 * k / math.factorial(2 * k + 1)
-    return math.pi * torch.where(near, y * series, (far * torch.cos(far) - torch.sin(far)) / far.square())
+    beyond = (torch.cos(turned) - torch.sin(turned) / (math.pi * far)) / far
+    return torch.where(near, math.pi * y * series, beyond)

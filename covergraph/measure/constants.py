@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from covergraph.graph.computation_graph import ComputationGraph
-from covergraph.graph.held import held_arrays, held_numbers, held_tensors
+from covergraph.graph.held import held_arrays, held_numbers, held_tensors, numbers_within
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Attributes under which wrappers (DataParallel, DDP, AveragedModel, torch.compile, FSDP) hold a model."""
@@ -60,7 +60,8 @@ def _constants(graph: ComputationGraph, model: Any) -> dict[str, Any]:
         tensors: Mapping[str, Any] = model if isinstance(model, Mapping) else {}
         numbers: Mapping[str, float] = {}
     else:
-        tensors, numbers = held_arrays(model) | held_tensors(model), held_numbers(model)
+        tensors, within = held_arrays(model) | held_tensors(model), numbers_within(model)
+        numbers = held_numbers(model) | {name: within[name] for name in graph.weights.numbers if name in within}
     read = {unwrapped(name) for name in graph.weights.held if name not in graph.state_names}
     kept = {unwrapped(name): value for name, value in tensors.items()}
     return {name: value for name, value in kept.items() if name in read} | {unwrapped(k): v for k, v in numbers.items()}

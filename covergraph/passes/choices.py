@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -17,6 +18,20 @@ from covergraph.graph.computation_graph import ComputationGraph
 from covergraph.graph.functions import T, exact
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Call, Slot
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A value and a slope as computed, and how far from them the true ones may be.
+
+    Of a mask `off` is 1 where it may be another one, else 0.
+    """
+
+    value: Tensor
+    off: Tensor
+    slope: Tensor
+    lost: Tensor
+
 
 COMPARED: Mapping[str, tuple[Callable[..., sympy.Basic], Callable[..., Tensor]]] = {
     "gt": (sympy.StrictGreaterThan, torch.gt),
@@ -118,3 +133,23 @@ def choice_slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor], 
     moved = _filled(operation, slopes, lambda number: torch.zeros_like(x))
     taken, other = (moved[i] for i in values)
     return torch.where(mask, taken, other)
+
+
+def choice_error(
+    node: Node, slots: Sequence[Rounded], slope: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Rounded` after the value: where rounding may have chosen the other one, it may be that."""
+    operation, none = node.operation, torch.zeros_like(x)
+    assert isinstance(operation, Call)
+    if operation.label in COMPARED:
+        (s,), number = slots, operation.arguments[1]
+        return ((s.off > 0) & ((s.value - number).abs() <= s.off)).to(x.dtype), none, none
+    if operation.label not in CHOSEN:
+        return torch.stack([s.off for s in slots]).amax(0), none, none
+    filled = _filled(operation, slots, lambda number: Rounded(torch.full_like(x, number), none, none, none))
+    mask, taken, other = (filled[i] for i in CHOSEN[operation.label])
+    gaps = (taken.value - other.value).abs(), (taken.slope - other.slope).abs()
+    doubt = mask.off > 0
+    off = torch.where(mask.value, taken.off, other.off) + torch.where(doubt, gaps[0] + taken.off + other.off, 0.0)
+    lost = torch.where(mask.value, taken.lost, other.lost)
+    return off, slope, lost + torch.where(doubt, gaps[1] + taken.lost + other.lost, 0.0)

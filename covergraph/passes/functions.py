@@ -15,8 +15,17 @@ from covergraph.graph.function_rows import UNARY
 from covergraph.graph.functions import GELU, GELU_TANH, ScalarFunction, T
 from covergraph.graph.node import Node
 from covergraph.graph.operations import Add, Call, Divide, Elementwise, Product, Subtract
-from covergraph.passes.choices import choice_expression, choice_slope, choice_value, is_choice, is_defined
+from covergraph.passes.choices import (
+    Rounded,
+    choice_error,
+    choice_expression,
+    choice_slope,
+    choice_value,
+    is_choice,
+    is_defined,
+)
 from covergraph.passes.rewriting import uses
+from covergraph.rounding import UNIT
 
 LARGEST = 12
 """Steps of a function at most: a formula may double with every step."""
@@ -116,7 +125,8 @@ def _fused(region: Sequence[Node]) -> Node:
     function = KNOWN.get(expression)
     if function is None:
         evaluation = _Evaluation(tuple(region), source)
-        function = ScalarFunction(f"function({_short(expression)})", expression, evaluation, evaluation.slope)
+        name = f"function({_short(expression)})"
+        function = ScalarFunction(name, expression, evaluation, evaluation.slope, loss=evaluation.slope_error)
     return replace(region[-1], operation=Elementwise(function), inputs=(source,))
 
 
@@ -157,6 +167,48 @@ class _Evaluation:
             values[node.name] = _value(node, slots, x)
             slopes[node.name] = _slope(node, slots, [slopes[u] for u in node.inputs], x)
         return slopes[self.region[-1].name]
+
+    def slope_error(self, x: Tensor) -> Tensor:
+        """Bound of what roundings make of it: of values, of slopes, and of the arguments of the steps."""
+        none = torch.zeros_like(x)
+        found = {self.source: Rounded(x, none, torch.ones_like(x), none)}
+        for node in self.region:
+            found[node.name] = _rounded(node, [found[u] for u in node.inputs], x)
+        return found[self.region[-1].name].lost
+
+
+def _rounded(node: Node, slots: Sequence[Rounded], x: Tensor) -> Rounded:
+    """One step. An argument that is off moves the slope of a function as far as at the ends of where it may be."""
+    values, slopes = [s.value for s in slots], [s.slope for s in slots]
+    value, slope = _value(node, values, x), _slope(node, values, slopes, x)
+    if isinstance(node.operation, Call):
+        return Rounded(value, *choice_error(node, slots, slope, x))
+    match node.operation:
+        case Elementwise(function):
+            (s,) = slots
+            own = function.derivative(s.value)
+            ends = [s.value - s.off, s.value + s.off]
+            moved = [(function.derivative(end) - own).abs() for end in ends]
+            error = torch.where(s.off > 0, 2 * torch.maximum(*moved), 0.0) + function.slope_error(s.value, own)
+            shifted = [(function.evaluate(end) - value).abs() for end in ends]
+            off, lost = 2 * torch.maximum(*shifted), (own.abs() + error) * s.lost + error * s.slope.abs()
+        case Product():
+            a, b = slots
+            off = a.value.abs() * b.off + b.value.abs() * a.off
+            lost = torch.zeros_like(value)
+            for p, q in ((a, b), (b, a)):
+                lost = lost + (p.value.abs() + p.off) * q.lost + p.off * q.slope.abs()
+                lost = lost + 2 * UNIT * (p.value * q.slope).abs()
+        case Divide():
+            a, b = slots
+            least = (b.value.abs() - b.off).clamp_min(0)
+            off = (a.off + value.abs() * b.off) / least
+            lost = (a.lost + value.abs() * b.lost + off * b.slope.abs() + slope.abs() * b.off) / least
+            lost = lost + 4 * UNIT * (a.slope.abs() + (value * b.slope).abs()) / least
+        case _:
+            off = sum((s.off for s in slots), torch.zeros_like(value))
+            lost = sum((s.lost + len(slots) * UNIT * s.slope.abs() for s in slots), torch.zeros_like(value))
+    return Rounded(value, off + 8 * UNIT * value.abs(), slope, lost + 2 * UNIT * slope.abs())
 
 
 def _slope(node: Node, slots: Sequence[Tensor], slopes: Sequence[Tensor], x: Tensor) -> Tensor:

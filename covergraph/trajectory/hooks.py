@@ -58,6 +58,19 @@ def silenced(model: nn.Module) -> Iterator[None]:
             module._forward_hooks = hooks
 
 
+def transformed() -> bool:
+    """Whether torch.func.grad, vmap and the like run, or the model is traced: what passes is none of the training's."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or traced()
+
+
+def traced() -> bool:
+    """Whether torch.jit.trace, torch.export, make_fx or fake tensors follow the model."""
+    if torch._C._get_tracing_state() is not None:
+        return True
+    modes = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(mode) is not None for mode in (modes.FAKE, modes.PROXY))
+
+
 class BackwardWatch:
     """Between `start` and `stop`: is a backward pass under way, and on what?
 

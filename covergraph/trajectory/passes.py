@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from covergraph.errors import TrajectoryError
 from covergraph.trajectory.buffers import Buffers
 from covergraph.trajectory.guard import Guard
-from covergraph.trajectory.hooks import BackwardWatch
+from covergraph.trajectory.hooks import BackwardWatch, transformed
 from covergraph.trajectory.layer import Convolutions, Watched
 from covergraph.trajectory.sight import Sight, Sights, StandIn
 from covergraph.trajectory.tally import Seen, Tally
@@ -44,7 +44,7 @@ class Passes:
         self.every, self.output, self.guard = every, output, guard
         self.tally = Tally(buffers)
         self.measures, self.ignores, self.counts = watched.module is not None, False, False
-        self.version, self.accumulated = -1, False
+        self.mark, self.accumulated = _mark(None), False
         self.owner: nn.Module | None = None
         self.sights = Sights(bias, weight, watched.bias)
         self.stand_in: StandIn | None = None
@@ -145,13 +145,24 @@ class Passes:
     def forget_zeroed(self) -> None:
         """Forget gradients that were zeroed without a step; what changes them otherwise, such as clipping, may stay.
 
-        Only where they were changed in place is the device waited for.
+        An accelerator is waited for only where they were replaced, or changed in place.
         """
         if not self.now.gradients:
             return
         grad = self.bias.grad
-        if grad is None or (grad._version != self.version and not bool(grad.any())):
+        if grad is None or ((_mark(grad) != self.mark or self._emptied(grad)) and not bool(grad.any())):
             self.take()
+
+    def forget_emptied(self) -> None:
+        """The same before a step, where nothing that clipping has changed is waited for."""
+        grad = self.bias.grad
+        if self.now.gradients and (grad is None or self._emptied(grad)):
+            self.take()
+
+    def _emptied(self, grad: Tensor) -> bool:
+        """Whether it is 0, and what was added to it is not: `grad.data.zero_()` changes no version."""
+        row = self.tally.buffers.gradient_rows[self.tally.row]
+        return grad.device.type == "cpu" and not bool(grad.any()) and bool(row.any())
 
     def take(self) -> Seen:
         """What was seen since the last time."""
@@ -261,18 +272,13 @@ class Passes:
         if not parameter.requires_grad:
             return
         self.accumulated = True
-        self.version = -1 if parameter.grad is None else parameter.grad._version
+        self.mark = _mark(parameter.grad)
         if self.counts and self.arrived is not None:
             self.tally.add_gradient(self.arrived)
             self.arrived = None
             if self.watch.loss is not None:
                 self.tally.add_loss(self.watch.loss)
                 self.watch.loss = None  # once for each backward()
-
-
-def transformed() -> bool:
-    """Whether torch.func.grad, vmap and the like run: what passes by then is none of the training's."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _mark(gradient: Tensor | None) -> tuple[int, int] | None:

@@ -21,9 +21,9 @@ from covergraph.trajectory.arguments import FLAGS, Options, is_state, require_ki
 from covergraph.trajectory.facts import computes
 from covergraph.trajectory.file import Store
 from covergraph.trajectory.guard import Guard
-from covergraph.trajectory.hooks import BackwardWatch, Hook, silenced
+from covergraph.trajectory.hooks import BackwardWatch, Hook, silenced, transformed
 from covergraph.trajectory.layer import Watched, first_layer, named_layer
-from covergraph.trajectory.passes import chosen, transformed
+from covergraph.trajectory.passes import chosen
 from covergraph.trajectory.run import Run
 from covergraph.trajectory.sight import put_back
 from covergraph.trajectory.steps import Steps
@@ -168,8 +168,9 @@ class Recorder(ABC):
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The first forward pass with gradients in which the bias is trained sets the other hooks."""
         put_back()
-        stands_in = any(not isinstance(p, nn.Parameter) for p in self.model.parameters())  # torch.func.functional_call
-        if not torch.is_grad_enabled() or transformed() or stands_in:
+        if not torch.is_grad_enabled() or transformed():
+            return None
+        if any(not isinstance(p, nn.Parameter) for p in self.model.parameters()):  # torch.func.functional_call
             return None
         if self._watched is None:
             self._require_file()

@@ -75,8 +75,7 @@ class Run:
     def before_step(self) -> None:
         """W^t is what it was when the gradients were made: it is measured, and compared with them."""
         self.require_same()
-        if self.bias.grad is None:
-            self.passes.forget_zeroed()
+        self.passes.forget_emptied()
         self.passes.require_seen()
         if self.row == self.buffers.length:
             self.flush()  # the last one failed

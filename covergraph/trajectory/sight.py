@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from covergraph.errors import TrajectoryError
+from covergraph.trajectory.hooks import transformed
 
 LOOKED_AT = 2**12
 """So many entries of W, evenly spread, are compared; of b all."""
@@ -55,7 +56,7 @@ class Sights:
 
     def require_form(self) -> None:
         """Raise `TrajectoryError` if W or b is of another type, device or shape by now, in a pass with gradients."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or transformed():
             return
         for parameter, form in zip(self.watched, self.forms, strict=True):
             if (parameter.dtype, parameter.device, parameter.shape) != form:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,3 +66,58 @@ def test_a_reference_with_others_is_refused_by_name(name: str, other: Any) -> No
 def test_numbers_of_torchs_own_modules_are_its_business() -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.LeakyReLU(0.3), nn.Linear(3, 3)).double()
     assert cg.trace(network, X[:2]).weights.numbers == ()
+
+
+class Elsewhere(nn.Module):
+    """Single-precision numbers in an object that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(4, 3), nn.Linear(3, 3)
+        self.kept = SimpleNamespace(scale=torch.tensor([0.25, 0.5, 2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.out(torch.tanh(self.inner(x) * self.kept.scale))
+        return result
+
+
+def test_single_precision_that_only_code_knows() -> None:
+    """The model is traced in float64, and its tensor stays as it is."""
+    graph = cg.trace(Elsewhere(), X[:1].float())
+    assert graph.weights.factors == ("of shape (3,) in forward's code",)
+
+
+@dataclass
+class Config:
+    scale: float = 0.37
+
+
+class Numbers(nn.Module):
+    """Numbers in lists, dictionaries, a data class, and one of numpy's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+        self.shifts, self.table, self.config, self.last = [0.11, 0.12], {"a.b": 0.13}, Config(), np.float32(0.25)
+        self.losses = [0.9, 0.8]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = (x + self.shifts[1]) * self.config.scale
+        result: Tensor = self.out(torch.tanh(h / self.table["a.b"]) * self.last)
+        return result
+
+
+def test_numbers_within_what_a_module_holds_are_named() -> None:
+    found = cg.trace(Numbers(), X[:2]).weights.numbers
+    assert sorted(found) == ["config.scale", "last", "shifts[1]", "table['a.b']"]
+
+
+def test_a_reference_may_have_other_numbers_that_are_not_read() -> None:
+    model, start = Numbers(), Numbers()
+    start.losses = []
+    with torch.no_grad():
+        start.out.weight.mul_(0.5)
+    assert "shifts[1]" in cg.analyze(model, [(X, Y)], start, fill=True).explain()
+    start.table = {"a.b": 0.14}
+    with pytest.raises(ParameterError, match=r"table\['a.b'\] is 0.13 in the trained model and 0.14"):
+        cg.analyze(model, [(X, Y)], start, fill=True)

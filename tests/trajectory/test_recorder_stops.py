@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from trajectory.beside import graph
 from trajectory.recorded import batches, mlp, train
 from trajectory.test_adapters import X, Y, working
@@ -277,3 +279,37 @@ def test_nans_count_as_seen() -> None:
             (model(torch.randn(2, 5)).sum() * torch.nan).backward()
             optimizer.step()
     assert np.isnan(recorder.trajectory["epsilon"]).all() and (recorder.trajectory["samples"] == 2).all()
+
+
+def exported(model: nn.Module, x: Tensor) -> None:
+    torch.export.export(model, (x,))
+
+
+def jitted(model: nn.Module, x: Tensor) -> None:
+    torch.jit.trace(model, x)
+
+
+def made(model: nn.Module, x: Tensor) -> None:
+    make_fx(model)(x)
+
+
+def faked(model: nn.Module, x: Tensor) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model(mode.from_tensor(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*deprecated.*:FutureWarning")
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("follow", [exported, jitted, made, faked])
+def test_tracing_a_model_that_is_recorded(follow: Callable[[nn.Module, Tensor], None], first: bool) -> None:
+    """Neither is the user's trace disturbed, nor does what passes in it count."""
+    model, x = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with cg.TrajectoryRecorder(model, optimizer, strict=True) as recorder:
+        for t in range(3):
+            if (t == 0) is first:
+                follow(model, x)
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert recorder.trajectory["samples"].tolist() == [3, 3, 3]

@@ -373,3 +373,51 @@ def test_a_scale_in_a_module_of_its_own_is_watched_as_before() -> None:
     with cg.TrajectoryRecorder(model, optimizer, strict=True) as recorder:
         step(model, optimizer)
     assert np.isfinite(recorder.trajectory["pull"]).all()
+
+
+def by_data(model: nn.Module) -> None:
+    for p in model.parameters():
+        assert p.grad is not None
+        p.grad.data.zero_()
+
+
+def by_others(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+
+
+def in_place(model: nn.Module) -> None:
+    model.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("zero", [by_data, by_others, in_place])
+def test_gradients_that_are_zeroed_leave_no_trace(zero: Callable[[nn.Module], None]) -> None:
+    """However they are: neither before another pass, nor right before a step."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = sgd(model)
+    with cg.TrajectoryRecorder(model, optimizer, strict=True) as recorder:
+        model(X).square().sum().backward()
+        zero(model)
+        loss = model(X[:2]).square().sum()
+        loss.backward()
+        optimizer.step()
+        zero(model)
+        model(X).square().sum().backward()
+        zero(model)
+        optimizer.step()
+    run = recorder.trajectory
+    assert run["samples"].tolist() == [2, 0] and run["gradient"][1] == 0 and run["loss"][0] == loss.item()
+    assert max(run["residual"]) < 1e-7
+
+
+def test_gradients_that_are_zero_count() -> None:
+    """Dead units have such gradients, also where clipping changes them in place."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1))
+    nn.init.constant_(model[0].bias, -100)  # type: ignore[arg-type]
+    optimizer = sgd(model)
+    with cg.TrajectoryRecorder(model, optimizer, strict=True) as recorder:
+        for x in X.split(1):
+            model(x).square().sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+    assert recorder.trajectory["samples"].tolist() == [3] and recorder.trajectory["gradient"].tolist() == [0]
