@@ -88,5 +88,5 @@ class HeldConstants:
 
 def _fixed(value: Any, node: fx.Node) -> bool:
     """True if a call reads an operand as a constant: also integers of the state, if its own result is of integers."""
-    known = isinstance(value, State) and value.known is not None
+    known = isinstance(value, State) and value.known is not None and not value.dtype.is_floating_point
     return isinstance(value, Tensor) or (known and not makes_floats(node))

@@ -88,6 +88,7 @@ class Converter:
         self.functions = functions
         self.builder = Builder(state_of(traced.module))
         self.values: dict[fx.Node, Any] = {}
+        self.buffers = {name: value for name, value in traced.module.named_buffers() if value.dtype == torch.float64}
         self.constants = HeldConstants(traced.held, own_numbers(traced.module))
 
     def visit(self, node: fx.Node) -> None:
@@ -118,7 +119,7 @@ class Converter:
             found = self.values[argument]
             if data:
                 return present(found) if selects else real(found)
-            return present(found) if name in SELECTS else found
+            return present(found, compared=False) if name in SELECTS else found
 
         return value
 
@@ -127,7 +128,8 @@ class Converter:
         if node.name in self.traced.inputs:
             return self.builder.add(op.Input(), [], tuple(result.shape), result.dtype, "")
         if node.name in self.traced.state:
-            return State(Source(self.traced.state[node.name]), tuple(result.shape), result.dtype)
+            name = self.traced.state[node.name]
+            return State(Source(name), tuple(result.shape), result.dtype, known=self.buffers.get(name))
         if node.name in self.traced.constants:
             self.constants.found(node, self.traced.constants[node.name])
             return self._constant(node.name)

@@ -34,22 +34,32 @@ def fold(target: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> 
         return source
     meta = _meta(target, arguments, keywords)
     known = _known(target, arguments, keywords, meta)
-    if isinstance(known, Tensor) and known.dtype == torch.bool:
+    real = any(leaf.compared or leaf.dtype.is_floating_point for leaf in leaves if isinstance(leaf, State))
+    if isinstance(known, Tensor) and known.dtype == torch.bool and not real:
         return known
     term = Apply(target, _frozen(arguments), tuple((k, _frozen(v)) for k, v in keywords.items()))
     if isinstance(meta, Tensor):
         if isinstance(before := _transposed(target, arguments), State) and before.transposed is not None:
             return before.transposed
-        return State(term, tuple(meta.shape), meta.dtype, before, known)
+        return State(term, tuple(meta.shape), meta.dtype, before, known, real and meta.dtype == torch.bool)
     whole = State(term, (), REAL)
     values = [None] * len(meta) if known is None else known
     rows = enumerate(zip(meta, values, strict=True))
     return tuple(State(Apply("getitem", (whole, i)), tuple(m.shape), m.dtype, known=v) for i, (m, v) in rows)
 
 
-def present(value: Any) -> Any:
-    """The present value of integers of the state, wherever they stand in an argument."""
-    return pytree.tree_map(lambda v: v.known if isinstance(v, State) and v.known is not None else v, value)
+def present(value: Any, compared: bool = True) -> Any:
+    """The present value of integers of the state, wherever they stand in an argument.
+
+    With `compared` also of booleans that say how buffers of real numbers compare, such as tril == 0.
+    """
+
+    def known(leaf: Any) -> Any:
+        if not isinstance(leaf, State) or leaf.known is None or leaf.dtype.is_floating_point:
+            return leaf
+        return leaf.known if compared or not leaf.compared else leaf
+
+    return pytree.tree_map(known, value)
 
 
 def real(value: Any) -> Any:
@@ -60,13 +70,29 @@ def real(value: Any) -> Any:
 
 
 def _known(target: str, arguments: Any, keywords: Any, meta: Any) -> Any:
-    """The present value of what is made of known integers and is made of integers itself."""
+    """The present value of integers made of known integers, of parts of buffers, and of booleans that compare these."""
     inner = [leaf for leaf in pytree.tree_leaves((arguments, keywords)) if isinstance(leaf, State)]
     results = [leaf for leaf in pytree.tree_leaves(meta) if isinstance(leaf, Tensor)]
-    if any(leaf.known is None for leaf in inner) or any(r.is_floating_point() or r.is_complex() for r in results):
+    if any(leaf.known is None for leaf in inner) or any(r.is_complex() for r in results):
         return None
+    from_reals = any(leaf.compared or leaf.dtype.is_floating_point for leaf in inner)
+    if from_reals and not (target.split(".")[1] in PARTS or all(r.dtype == torch.bool for r in results)):
+        return None
+    if any(r.is_floating_point() for r in results) and not all(leaf.dtype.is_floating_point for leaf in inner):
+        return None
+
+    def known(leaf: Any) -> Any:
+        return leaf.known if isinstance(leaf, State) else leaf
+
     with torch.no_grad():
-        return operator(target)(*present(list(arguments)), **present(dict(keywords)))
+        return operator(target)(*pytree.tree_map(known, list(arguments)), **pytree.tree_map(known, dict(keywords)))
+
+
+PARTS = frozenset((
+    *("slice", "select", "view", "reshape", "expand", "unsqueeze", "squeeze", "permute", "transpose", "t", "index"),
+    *("narrow", "alias", "clone", "detach", "contiguous", "lift_fresh_copy", "_unsafe_view"),
+))
+"""Of a buffer whose numbers are only compared."""
 
 
 UNCHANGED = ("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to", "positive")

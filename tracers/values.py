@@ -40,8 +40,8 @@ class Apply:
 class State:
     """A tensor made of the model's state alone: an entry of it, or operations on entries.
 
-    `transposed` is the state that this one is the transpose of, if it is one. `known`: of integers, the present value,
-    for what only selects by them.
+    `transposed` is the state that this one is the transpose of, if it is one. `known`: of integers, and of buffers, the
+    present value, for what only selects by them; `compared`: it says how buffers of real numbers compare.
     """
 
     term: Source | Apply
@@ -49,6 +49,7 @@ class State:
     dtype: torch.dtype
     transposed: State | None = field(default=None, repr=False)
     known: Tensor | None = field(default=None, repr=False)
+    compared: bool = field(default=False, repr=False)
 
     def program(self, constant: Callable[[Tensor], str]) -> Program:
         """The straight-line program of the term, shared parts once; `constant` names the tensors in it."""

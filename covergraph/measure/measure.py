@@ -41,7 +41,7 @@ from covergraph.measure.conditions import conditioned_values, norms_read, requir
 from covergraph.measure.constants import assumed_constants
 from covergraph.measure.cost import require_affordable, warn_of_hours
 from covergraph.measure.engine import Engine
-from covergraph.measure.finite import require_finite
+from covergraph.measure.finite import require_finite, require_finite_state
 from covergraph.measure.jacobians import filled_norms
 from covergraph.measure.loader import Batch, Census, Reader, batches, census, digests
 from covergraph.measure.model import Evaluated, own_function, require_same_function, require_same_weights
@@ -120,6 +120,7 @@ def measure(
         fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
         require_same_weights(bound.augmented.source, model)
+        require_finite_state(state, graph.state_names)
         doubts = () if init_model is None else check_reference(graph, model, init_model, trust_init)
         assumed = (*doubts, *assumed_constants(graph))
         context = Context(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import covergraph as cg
-from covergraph.errors import ParameterError
+from covergraph.errors import NonFiniteError, ParameterError
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(16) % 3
@@ -121,3 +122,56 @@ def test_a_reference_may_have_other_numbers_that_are_not_read() -> None:
     start.table = {"a.b": 0.14}
     with pytest.raises(ParameterError, match=r"table\['a.b'\] is 0.13 in the trained model and 0.14"):
         cg.analyze(model, [(X, Y)], start, fill=True)
+
+
+MASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "equal to 0": lambda a, mask: a.masked_fill(mask == 0, -torch.inf),
+    "viewed": lambda a, mask: a.masked_fill(mask.view(1, 6, 6)[:, :6, :6] == 0, -torch.inf),
+    "chosen": lambda a, mask: torch.where(mask > 0, a, torch.finfo(a.dtype).min),
+    "inverted": lambda a, mask: a.masked_fill(~mask.bool(), -torch.inf),
+}
+
+
+class Causal(nn.Module):
+    """Attention with a mask of real numbers in the model's state."""
+
+    def __init__(self, mask: Tensor, apply: Callable[[Tensor, Tensor], Tensor], kept: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.v, self.out, self.apply = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3), apply
+        self.register_buffer("mask", mask, persistent=kept)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.apply(self.q(x) @ x.mT, self.mask)
+        result: Tensor = self.out(torch.tanh(torch.softmax(scores, -1) @ self.v(x))).mean(1)
+        return result
+
+
+LOWER, WORDS = torch.tril(torch.ones(6, 6)), torch.randn(12, 6, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_a_buffer_that_is_only_compared_is_a_mask(form: str) -> None:
+    """As one of booleans is: it is not learned, and init_model must have the same."""
+    sample = [(WORDS, torch.arange(12) % 3)]
+    real, plain = Causal(LOWER, MASKED[form]), Causal(LOWER == 1, lambda a, m: a.masked_fill(~m, -torch.inf), False)
+    found = cg.analyze(real, sample, fill=True)
+    assert "mask" not in found.bound.graph.state_names
+    assert pytest.approx(cg.analyze(plain, sample, fill=True).certificate.C, rel=1e-12) == found.certificate.C
+    start = Causal(torch.ones(6, 6), MASKED[form])
+    with torch.no_grad():
+        for p in start.parameters():
+            p.mul_(0.5)
+    with pytest.raises(ParameterError, match="init_model has other constants"):
+        cg.analyze(real, sample, start, fill=True)
+
+
+def test_a_buffer_that_is_compared_and_multiplies_is_learned() -> None:
+    graph = cg.trace(Causal(LOWER, lambda a, mask: a * mask * (mask > 0)), WORDS[:2])
+    assert "mask" in graph.state_names
+
+
+def test_a_mask_of_infinite_numbers_in_the_state_is_named() -> None:
+    model = Causal(torch.triu(torch.full((6, 6), -torch.inf), 1), lambda a, mask: a + mask)
+    with pytest.raises(NonFiniteError, match=r"entry 'mask' of the model's state holds infinite.*persistent=False"):
+        cg.analyze(model, [(WORDS, torch.arange(12) % 3)], fill=True)
