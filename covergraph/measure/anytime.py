@@ -12,13 +12,11 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from covergraph.errors import MarginError, ParameterError
 from covergraph.measure.collect import EXACT
 from covergraph.measure.engine import Engine
 from covergraph.measure.jacobians import edge_norms, needed_edges
@@ -40,19 +38,27 @@ DECAY = 0.1
 """Without a guess a norm is taken to be smaller than its bound by e^-0.1 for each node between its ends."""
 
 
+Evaluation = tuple[float, float, Mapping[Pair, float] | None]
+"""A bound, the same over its scale, and how much the logarithm of each pair's norm moves it; infinite and None if there
+is no bound yet: without a positive margin, or beyond double precision."""
+
+
 class Refinement:
-    """Rounds of measuring, after a pass that filled in all pairs along edges; `began`: when the first pass did."""
+    """Rounds of measuring, after a pass that filled in all pairs along edges.
+
+    `evaluate`: what the bound is with some measurements; `began`: when the first pass did.
+    """
 
     def __init__(
         self,
-        bound: Any,
+        evaluate: Callable[[Measurements], Evaluation],
         engine: Engine,
         samples: Samples,
         began: float,
         budget: float,
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self.bound, self.engine, self.plan = bound, engine, engine.plan
+        self.evaluate, self.engine, self.plan = evaluate, engine, engine.plan
         self.samples, self.filled, self.advance = samples, samples.filled, advance
         self.began, self.end, self.budget = began, began + budget, budget
         self.speed, self.ratio, self.decay = Speed(), 1.0, DECAY
@@ -76,12 +82,8 @@ class Refinement:
     def _evaluate(self, measurements: Measurements) -> None:
         """A point of the curve: the least bound so far."""
         began = clock()
-        value = normalized = math.inf
-        try:
-            certificate = self.bound.evaluate(measurements)
-            value, normalized, self.weights = certificate.value, certificate.normalized, certificate.log_derivatives()
-        except (MarginError, ParameterError):
-            pass  # there is no bound yet: without a positive margin, or beyond double precision
+        value, normalized, weights = self.evaluate(measurements)
+        self.weights = self.weights if weights is None else weights
         if not self.curve or value <= self.curve[-1].value:
             self.best = measurements
         else:

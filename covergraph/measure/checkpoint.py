@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,27 +20,25 @@ import torch
 from covergraph.errors import CheckpointError
 from covergraph.measure.blocks import FirstPass, Measured, Top
 from covergraph.measure.plan import Plan
-
-if TYPE_CHECKING:
-    from covergraph.bound.derive import Bound
+from covergraph.measure.wanted import Wanted
 
 VERSION = 1
 """Of the files' format."""
 
 
-def identity(bound: Bound, plan: Plan, first: FirstPass, settings: str, where: torch.device) -> dict[str, str]:
+def identity(wanted: Wanted, plan: Plan, first: FirstPass, settings: str, where: torch.device) -> dict[str, str]:
     """What must be equal for two runs to give the same bits, and for processes to work together."""
-    loss = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(bound.augmented.loss))  # addresses change with every start
+    loss = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(wanted.loss))  # addresses change with every start
     if where.type == "cuda":
         processor = torch.cuda.get_device_name(where)
     else:
         processor = f"{torch.backends.cpu.get_cpu_capability()} with torch.set_num_threads({torch.get_num_threads()})"
     return {
-        "model": bound.graph.fingerprint,
+        "model": wanted.graph.fingerprint,
         "samples": f"{first.census.n}, digest {first.census.digest:032x}",
         "order of the samples": first.order,
         "loss": f"{loss}, {first.size:.6e} on average",
-        "pairs": ", ".join(f"{w} <- {a} {plan.way[w, a]}" for w, a in bound.measured_pairs),
+        "pairs": ", ".join(f"{w} <- {a} {plan.way[w, a]}" for w, a in wanted.pairs),
         "settings": f"{settings}, blocks of {plan.block} samples",
         "machine": f"{where.type} {processor}, torch {torch.__version__}, numpy {np.__version__}",
     }

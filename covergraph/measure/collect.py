@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +17,15 @@ from covergraph.measure.layers import layer_sizes
 from covergraph.measure.norms import exact, largest, rounding
 from covergraph.measure.plan import Plan
 from covergraph.measure.reference import reference_state
+from covergraph.measure.wanted import Wanted
 from covergraph.values import Floats, Measurement, Measurements, Pair
-
-if TYPE_CHECKING:
-    from covergraph.bound.derive import Bound
 
 EXACT = ("zero", "edge")
 """Ways whose norms are closed forms: a few roundings of the values that they read."""
 
 
 def collect(
-    bound: Bound,
+    wanted: Wanted,
     weights: Mapping[str, Tensor],
     init_model: Any,
     blocks: Sequence[Measured],
@@ -37,23 +35,23 @@ def collect(
     failure: float,
 ) -> Measurements:
     """Measurements from the blocks in order; `plan` is None if the pairs were filled in along edges."""
-    graph = bound.graph
+    graph = wanted.graph
     joined = _joined([block.columns for block in blocks])
     n = len(joined[LOSS])
     steps = Counter[Pair]()
     for block in blocks:
         steps.update(block.steps)
-    pairs: dict[Pair, Floats] = {pair: joined[pair] for pair in bound.measured_pairs if pair in joined}
+    pairs: dict[Pair, Floats] = {pair: joined[pair] for pair in wanted.pairs if pair in joined}
     hidden: dict[str, Floats] = {node.name: joined[node.name] for node in graph.nodes if node.name in joined}
     hidden = {name: values for name, values in hidden.items() if len(values) == n}
     cpu = torch.device("cpu")
     start = None if init_model is None else cast(reference_state(graph, init_model), cpu, torch.float64)
     reference = None if start is None else graph.state(start)
-    margin = bound.augmented.loss.has_margin
+    margin = wanted.loss.has_margin
     random = plan is not None and any(way in ("lanczos", "fixed") for way in plan.way.values())
     return Measurements(
         n=n,
-        loss=bound.augmented.loss,
+        loss=wanted.loss,
         fingerprint=graph.fingerprint,
         dtype=str(dtype).removeprefix("torch."),
         reference="zero" if init_model is None else "initial weights",
@@ -61,7 +59,7 @@ def collect(
             name: largest(value, rounding(torch.float64, 1, graph[name].size), "Euclidean")
             for name, value in hidden.items()
         },
-        pairs={pair: _operator(pair, blocks, plan) for pair in bound.measured_pairs},
+        pairs={pair: _operator(pair, blocks, plan) for pair in wanted.pairs},
         root_mean_square={
             name: exact(
                 _root_mean_square(hidden[name]),
@@ -73,11 +71,11 @@ def collect(
         },
         layers=layer_sizes(graph, weights, reference),
         shared={
-            group.nodes[0]: _distance(group.parameters, graph.weights, weights, reference)
-            for group in bound.groups
+            first: _distance(parameters, graph.weights, weights, reference)
+            for first, parameters in wanted.groups.items()
         },
         filled=plan is None,
-        condition_values={name: joined[CONDITION, name] for name in bound.augmented.conditions},
+        condition_values={name: joined[CONDITION, name] for name in wanted.conditions},
         margins=joined[LOSS] if margin else None,
         losses=None if margin else joined[LOSS],
         hidden_values=hidden,

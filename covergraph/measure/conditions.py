@@ -7,7 +7,7 @@ On a sample with q_c = 0 some operation has no derivative, or no value at all. T
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +17,16 @@ from covergraph.graph.interpreter import Context, evaluate
 from covergraph.graph.learned import MASK
 from covergraph.graph.operations import Call
 from covergraph.measure.finite import require_finite
+from covergraph.measure.wanted import Wanted
 from covergraph.rounding import VALUES
-
-if TYPE_CHECKING:
-    from covergraph.bound.derive import Bound
 
 
 def conditioned_values(
-    bound: Bound, context: Context, inputs: Mapping[str, Tensor]
+    wanted: Wanted, context: Context, inputs: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Every node's value, and the lower end of q_c by node, (batch,); values that do not exist where q_c = 0 are 0."""
-    values = evaluate(bound.graph, context, inputs, {})
-    conditions = _conditions(bound, values, context)
+    values = evaluate(wanted.graph, context, inputs, {})
+    conditions = _conditions(wanted, values, context)
     return without(undefined(conditions, len(next(iter(values.values())))), values), conditions
 
 
@@ -50,17 +48,17 @@ def _mended(samples: Tensor, value: Tensor) -> Tensor:
     return torch.where(there & ~torch.isfinite(value), 0.0, value)
 
 
-def _conditions(bound: Bound, values: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def _conditions(wanted: Wanted, values: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """Lower ends of q_c by node, (batch,): rounding may have moved an entry by 1e-9 of the largest one that is read.
 
     0 where q_c is no number.
     """
     found: dict[str, Tensor] = {}
-    for name, condition in bound.augmented.conditions.items():
-        node = bound.graph[name]
+    for name, read in wanted.conditions.items():
+        node = wanted.graph[name]
         slots = [values[u] for u in node.inputs]
         q = condition_value(node.operation, node, slots, context)
-        size = torch.stack([_largest_entries(slots[i]) for i in condition.slopes]).amax(0)
+        size = torch.stack([_largest_entries(slots[i]) for i in read]).amax(0)
         found[name] = torch.nan_to_num(q - VALUES * size, nan=0.0, posinf=torch.inf, neginf=0.0).clamp_min(0)
     return found
 
@@ -71,9 +69,9 @@ def _largest_entries(value: Tensor) -> Tensor:
     return torch.where(torch.isfinite(entries), entries, 0.0).amax(1)
 
 
-def require_values(bound: Bound, values: Mapping[str, Tensor], start: int) -> None:
+def require_values(wanted: Wanted, values: Mapping[str, Tensor], start: int) -> None:
     """Raise `NonFiniteError` naming the first node with NaN or infinity; masks may make and pass on -infinity."""
-    graph, read = bound.graph, norms_read(bound)
+    graph, read = wanted.graph, wanted.read
     masked: set[str] = set()
     for node in graph.nodes:
         if node.kind != "float":
@@ -85,11 +83,3 @@ def require_values(bound: Bound, values: Mapping[str, Tensor], start: int) -> No
             masked.add(node.name)
             value = torch.where(value == -torch.inf, 0.0, value)
         require_finite({f"node {node.name!r}": value}, start)
-
-
-def norms_read(bound: Bound) -> set[str]:
-    """The nodes whose norms enter the bound: S, what covered nodes read, what some taubar needs; and the output."""
-    graph, rules = bound.graph, bound.augmented.rules
-    read = {u for name in graph.covered if (e := rules[name].entropy) and e.gain for u in graph[name].inputs}
-    read |= {u for name, rule in rules.items() for u in rule.radii(graph[name])}
-    return read | {graph.output, *bound.augmented.hidden}

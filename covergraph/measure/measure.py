@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from covergraph import kinds
-from covergraph.errors import BatchMixingError, LabelError, ParameterError
+from covergraph.errors import BatchMixingError, LabelError, MarginError, ParameterError
 from covergraph.graph.interpreter import Context, state_of
-from covergraph.graph.losses import MarginLoss, require_unit
+from covergraph.graph.losses import Loss, MarginLoss, require_unit
 from covergraph.measure import processes
-from covergraph.measure.anytime import Refinement
+from covergraph.measure.anytime import Evaluation, Refinement
 from covergraph.measure.arguments import check_arguments, require_choice
 from covergraph.measure.blocks import (
     CONDITION,
@@ -37,7 +38,7 @@ from covergraph.measure.blocks import (
 )
 from covergraph.measure.checkpoint import Checkpoint, going_on, identity, opened
 from covergraph.measure.collect import cast, collect
-from covergraph.measure.conditions import conditioned_values, norms_read, require_values, undefined, without
+from covergraph.measure.conditions import conditioned_values, require_values, undefined, without
 from covergraph.measure.constants import assumed_constants
 from covergraph.measure.cost import require_affordable, warn_of_hours
 from covergraph.measure.engine import Engine
@@ -51,6 +52,7 @@ from covergraph.measure.plan import plan
 from covergraph.measure.reading import BatchTo, as_batches
 from covergraph.measure.reference import check_reference, require_same_constants
 from covergraph.measure.repetition import Repetition
+from covergraph.measure.wanted import Wanted
 from covergraph.values import Measurements, Pair
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def measure(
         exact=exact, width=width, failure=failure, seed=seed, memory=memory, budget=budget, checkpoint=checkpoint,
         progress=progress, batch_to=batch_to,
     )
-    began, graph = clock(), bound.graph
+    began, wanted, graph = clock(), Wanted.of(bound), bound.graph
     with processes.team() as team:
         check_arguments(device, dtype, width, failure, budget, fill, checkpoint)
         if exact and (fill or budget is not None):
@@ -116,28 +118,28 @@ def measure(
                 "two; leave the other out"
             )
         require_choice("duplicates", duplicates, ("refuse", "iid"))
-        loader = Reader(as_batches(loader, batch_to), graph, model, bound.augmented.loss, batch_to)
+        loader = Reader(as_batches(loader, batch_to), graph, model, wanted.loss, batch_to)
         fill = fill or budget is not None  # in the first pass
         state = graph.state(cast(state_of(model), device, torch.float64))
-        require_same_weights(bound.augmented.source, model)
+        require_same_weights(wanted.source, model)
         require_finite_state(state, graph.state_names)
         doubts = () if init_model is None else check_reference(graph, model, init_model, trust_init)
         assumed = (*doubts, *assumed_constants(graph))
         context = Context(state)
         where = next(iter(state.values())).device
-        pairs = bound.measured_pairs
+        pairs = wanted.pairs
         if exact and not fill:
             require_affordable(graph, pairs)
         first = team.together(
-            lambda: _check_pass(bound, model, init_model, context, loader, where, duplicates)
+            lambda: _check_pass(wanted, model, init_model, context, loader, where, duplicates)
         )[team.rank]
         chosen = plan(graph, pairs, first.census.n, memory, "exact" if exact else "auto")
         if not fill:
             warn_of_hours(chosen, first.census.n)
         engine = Engine(chosen, context, width, failure, seed, dtype, memory)
-        job = Job(bound, context, None if fill else engine, where, keep=first.census.n * len(pairs) <= KEPT)
+        job = Job(wanted, context, None if fill else engine, where, keep=first.census.n * len(pairs) <= KEPT)
         settings = f"width {width!r}, failure {failure!r}, seed {seed}, {dtype}, fill={fill}, memory {memory}"
-        own = identity(bound, chosen, first, settings, where)
+        own = identity(wanted, chosen, first, settings, where)
         team.require_same({key: entry for key, entry in own.items() if key != "machine"})
         shares = team.together(
             lambda: _share(job, loader, chosen.block, first.census, opened(checkpoint, own), team, progress)
@@ -145,20 +147,33 @@ def measure(
         team.require_same({"order of the samples": shares[team.rank].order})
     found = joined(shares)
     weights = state if where.type == "cpu" else graph.state(cast(state_of(model), torch.device("cpu"), torch.float64))
-    measured = collect(bound, weights, init_model, found, dtype, None if fill else chosen, width, failure)
+    measured = collect(wanted, weights, init_model, found, dtype, None if fill else chosen, width, failure)
     measured = replace(measured, repeated=first.repeated, assumed=assumed)
     if budget is None:
         return measured
     with progress_bar("refining", len(pairs), progress) as advance:
         samples = Samples(job, loader, chosen.block, measured)
-        return Refinement(bound, engine, samples, began, budget, advance).result()
+        return Refinement(_evaluation(bound), engine, samples, began, budget, advance).result()
+
+
+def _evaluation(bound: Bound) -> Callable[[Measurements], Evaluation]:
+    """What the bound is with some measurements, for a budget."""
+
+    def evaluate(measurements: Measurements) -> Evaluation:
+        try:
+            certificate = bound.evaluate(measurements)
+            return certificate.value, certificate.normalized, certificate.log_derivatives()
+        except (MarginError, ParameterError):
+            return math.inf, math.inf, None
+
+    return evaluate
 
 
 @dataclass(frozen=True)
 class Job:
     """What is done to a block of samples; `engine` is None if pairs are filled in, `keep` their values by sample."""
 
-    bound: Bound
+    wanted: Wanted
     context: Context
     engine: Engine | None
     where: torch.device
@@ -166,20 +181,20 @@ class Job:
 
     def values(self, batch: Batch) -> tuple[dict[str, Tensor], Columns, Tensor]:
         """The nodes' values, the columns of norms, conditions and losses, and where everything is defined."""
-        bound = self.bound
+        wanted = self.wanted
         moved = to_device(batch, self.where)
-        values, conditions = conditioned_values(bound, self.context, bound.graph.named_inputs(moved.inputs))
+        values, conditions = conditioned_values(wanted, self.context, wanted.graph.named_inputs(moved.inputs))
         norms: dict[Any, Tensor] = {
             name: euclidean(value.reshape(len(batch), -1)) * (1 + rounding(value.dtype, 1, value[0].numel()))
             for name, value in values.items()
             if value.is_floating_point()
         }
-        read, bad = norms_read(bound), undefined(conditions, len(batch))
+        read, bad = wanted.read, undefined(conditions, len(batch))
         norms = {name: norm for name, norm in norms.items() if name in read or bool(torch.isfinite(norm).all())}
         norms = without(bad, norms)
         require_finite({f"the norm of {key!r}": value for key, value in norms.items()}, batch.start)
         norms |= {(CONDITION, name): q for name, q in conditions.items()}
-        norms[LOSS] = losses(bound, values[bound.graph.output], moved)
+        norms[LOSS] = losses(wanted.loss, values[wanted.graph.output], moved)
         return values, {key: value.double().cpu().numpy() for key, value in norms.items()}, ~bad.cpu()
 
     def measured(self, batch: Batch, levels: Mapping[Pair, float]) -> Measured:
@@ -187,7 +202,7 @@ class Job:
         with torch.no_grad():
             values, columns, defined = self.values(batch)
             if self.engine is None:
-                upper = filled_norms(self.bound.graph, values, self.context, self.bound.measured_pairs)
+                upper = filled_norms(self.wanted.graph, values, self.context, self.wanted.pairs)
                 lower, steps = dict.fromkeys(upper, 0.0), dict[Pair, int]()
             else:
                 norms = self.engine.block(values, batch.start, levels, defined)
@@ -208,7 +223,7 @@ def _share(
     levels: dict[Pair, float] = {}
     seen, order, kept = Census(0, 0), Order(), Kept(expected.n)
     with going_on(store), same_bits(), progress_bar("measuring", expected.n, progress) as advance:
-        for number, batch in enumerate(blocks(loader, job.bound.graph, size)):
+        for number, batch in enumerate(blocks(loader, job.wanted.graph, size)):
             seen, mine = census(seen, batch), team.owns(number)
             if seen.n > expected.n:
                 expected.require_same(seen)
@@ -231,13 +246,13 @@ def _share(
 
 
 def _check_pass(
-    bound: Bound, model: Any, init_model: Any, context: Context, loader: Iterable[Any], where: torch.device,
+    wanted: Wanted, model: Any, init_model: Any, context: Context, loader: Iterable[Any], where: torch.device,
     duplicates: str,
 ) -> FirstPass:
     """The first pass: finite values, labels in range, samples that come once, the model's own output, and on few
     samples the reference model's.
     """
-    graph, seen, order, size, again = bound.graph, Census(0, 0), Order(), 0.0, Repetition()
+    graph, seen, order, size, again = wanted.graph, Census(0, 0), Order(), 0.0, Repetition()
     with own_function(graph, model) as own:
         for batch in batches(loader, graph):
             known = digests(batch)
@@ -245,10 +260,10 @@ def _check_pass(
             order.add(batch)
             again.add(batch, known)
             with torch.no_grad():
-                values, conditions = conditioned_values(bound, context, graph.named_inputs(moved.inputs))
-                require_values(bound, values, batch.start)
-                found = losses(bound, values[graph.output], moved)
-                _require_separate(moved, found, bound, values[graph.output])
+                values, conditions = conditioned_values(wanted, context, graph.named_inputs(moved.inputs))
+                require_values(wanted, values, batch.start)
+                found = losses(wanted.loss, values[graph.output], moved)
+                _require_separate(moved, found, wanted.loss, values[graph.output])
                 size += float(found.abs().sum())
             result = own(batch)
             if result is not None:
@@ -261,23 +276,22 @@ def _check_pass(
     return FirstPass(seen, order.digest(), size / seen.n, again.count())
 
 
-def _require_separate(batch: Batch, values: Tensor, bound: Bound, output: Tensor) -> None:
+def _require_separate(batch: Batch, values: Tensor, loss: Loss, output: Tensor) -> None:
     """A loss must not look across samples: alone, each must have the loss that it has in its batch."""
-    if isinstance(bound.augmented.loss, MarginLoss):
+    if isinstance(loss, MarginLoss):
         return
     for i in range(len(batch)):
-        alone = losses(bound, output[i : i + 1], Batch(batch.inputs, batch.labels[i : i + 1], batch.start + i))
+        alone = losses(loss, output[i : i + 1], Batch(batch.inputs, batch.labels[i : i + 1], batch.start + i))
         if float((alone[0] - values[i]).abs()) > 1e-6 * (1 + float(values[i].abs())):
             raise BatchMixingError(
-                f"measure: the loss {bound.augmented.loss.name!r} of sample {batch.start + i} is "
+                f"measure: the loss {loss.name!r} of sample {batch.start + i} is "
                 f"{float(values[i]):.6g} in its batch and {float(alone[0]):.6g} alone, expected the same; a loss must "
                 "treat samples separately"
             )
 
 
-def losses(bound: Bound, output: Tensor, batch: Batch) -> Tensor:
+def losses(loss: Loss, output: Tensor, batch: Batch) -> Tensor:
     """Margins for a margin loss, else the values of the user's loss: (batch,)."""
-    loss = bound.augmented.loss
     try:
         if isinstance(loss, MarginLoss):
             return loss.margins(output, batch.labels)

@@ -50,7 +50,7 @@ class Samples:
             yield from self._kept
             return
         made, began = 0.0, clock()
-        for batch in blocks(self.loader, self.job.bound.graph, self.size):
+        for batch in blocks(self.loader, self.job.wanted.graph, self.size):
             values, columns, defined = self.job.values(batch)
             self._require_order(columns[LOSS], batch.start)
             rows = batch.start, values, defined
