@@ -90,7 +90,7 @@ THEOREM_2 = (
     ),
     *three(
         "Lip(q) left out",
-        (CONSTANTS, "* float(slope) * (1", "* (1"),
+        (CONSTANTS, "* float(slope) * CONSTANT", "* CONSTANT"),
         (SYMBOLS, "[2 * lip / self.rho", "[2 / self.rho"),
     ),
 )

@@ -71,17 +71,17 @@ def test_text_of_figure_2_is_the_golden_text(augmented: AugmentedGraph) -> None:
 
 
 def test_layout_of_figure_2_is_the_golden_layout(augmented: AugmentedGraph) -> None:
-    plan = arrange(augmented)
+    plan = arrange(augmented.graph)
     shown = [[key for key in column if isinstance(key, str)] for column in plan.columns]
     assert [f"layer {i}: {' '.join(column)}" for i, column in enumerate(shown)] == golden_lines("layer ")
-    heights = {name: y for name, (_, y) in layout(augmented).items()}
+    heights = {name: y for name, (_, y) in layout(augmented.graph).items()}
     for line in golden_lines("height "):
         start, names = line.split(": ")
         assert {heights[name] for name in names.split()} == {float(start.split()[1])}, line
 
 
 def test_figure_2_has_no_crossing(augmented: AugmentedGraph) -> None:
-    pieces = [piece for route in arrange(augmented).routes.values() for piece in pairwise(route)]
+    pieces = [piece for route in arrange(augmented.graph).routes.values() for piece in pairwise(route)]
     assert len(pieces) == 22  # the 19 edges of the golden text, 3 of which pass one layer
     for (start, end), (other_start, other_end) in combinations(pieces, 2):
         if start[0] == other_start[0]:
@@ -127,7 +127,7 @@ def test_a_skip_connection_leaves_the_network_straight() -> None:
 def test_every_node_and_edge_of_a_small_graph_is_drawn(augmented: AugmentedGraph) -> None:
     (ax,) = draw(augmented).axes
     texts = [text.get_text() for text in ax.texts]
-    assert {label_of(node, augmented) for node in augmented.graph.nodes} <= set(texts)
+    assert {label_of(node, augmented.graph) for node in augmented.graph.nodes} <= set(texts)
     arrows = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
     assert len(arrows) == sum(len(node.predecessors) for node in augmented.graph.nodes)
     legend = ax.get_legend()
@@ -137,7 +137,7 @@ def test_every_node_and_edge_of_a_small_graph_is_drawn(augmented: AugmentedGraph
 
 
 def test_labels_use_the_paper_s_letters(augmented: AugmentedGraph) -> None:
-    labels = {node.name: label_of(node, augmented) for node in augmented.graph.nodes}
+    labels = {node.name: label_of(node, augmented.graph) for node in augmented.graph.nodes}
     assert labels["V1"] == "V1\n$h_{1}$: linear 2"
     assert labels["J[V2,V1]"] == "$J_{2,1}$"
     assert labels["D[V2,x]"] == r"$D_{2 \leftarrow 0}$"
