@@ -29,7 +29,9 @@ SLOPE = (64.0, 64.0, 2.0**100)
 """Of a computed phi', in units: relative to it, and absolute where its form cancels.
 
 The latter up to |t| = 2^100: what saturates is there closer to its limit than the numbers can tell. Assumed; tests
-compare every row with 1,500 digits."""
+compare every row with 1,500 digits. Of composed functions what roundings of their steps make comes on top
+(`covergraph.passes.functions`), with the assumption that a slope moves within a step's error at most twice as far as at
+its ends."""
 
 UNDERFLOW = 2.0**-1000
 """Above what is lost where a slope underflows. Assumed with it."""
