@@ -37,7 +37,9 @@ UNDERFLOW = 2.0**-1000
 """Above what is lost where a slope underflows. Assumed with it."""
 
 EXPANSION = 2.0**-40
-"""Of phi' around a joint, relative to 1 + |phi'(b)|: smaller terms of its series are left out. Proved (Lemma 12)."""
+"""Of phi' around a joint, relative to 1 + |phi'(b)|: each of the terms of its series up to the sixth derivative.
+
+Assumed (Lemma 12, joints): that further terms do not exceed these."""
 
 VALUES = 1e-9
 """Of a network's values on a sample, relative to their size: norms are raised by it, conditions and margins lowered.
