@@ -28,6 +28,17 @@ class Chained(Loss):
     parts: tuple[tuple[Loss, ...], ...] = ()
     shares: tuple[float, ...] = ()
 
+    @staticmethod
+    def made_of(parts: tuple[tuple[Loss, ...], ...], shares: tuple[float, ...]) -> Chained:
+        """With the product of the parts' sizes, which a chain around this one reads."""
+        size: Tensor | float = 1.0
+        off: Tensor | float = 0.0
+        for losses in parts:
+            own, wrong = (sum(getattr(loss, name) for loss in losses) for name in ("size", "off"))
+            size, off = own * size * BOUND, ((own + wrong) * off + wrong * size) * BOUND
+        terms = sum(max(loss.terms for loss in losses) for losses in parts)
+        return Chained(max(terms, 1), size, off=off, parts=parts, shares=shares)
+
     def of(self, norm: Tensor, entries: int, unit: bool, rows: slice, number: Arithmetic) -> Tensor:
         error = torch.zeros_like(norm)
         for k, (losses, share) in enumerate(zip(self.parts, self.shares, strict=True)):
@@ -73,8 +84,7 @@ def _(operation: op.Composite, node: Node, slots: Slots, context: Context, numbe
 
     losses = tuple(tuple(rule.losses.values()) for rule in parts)
     shares = tuple(n.size / max(node.size, 1) for n in operation.nodes)
-    terms = sum(max(loss.terms for loss in of_part) for of_part in losses)
-    return Rounded(push, {0: Chained(max(terms, 1), 1.0, parts=losses, shares=shares)})
+    return Rounded(push, {0: Chained.made_of(losses, shares)})
 
 
 @slot_bound.register

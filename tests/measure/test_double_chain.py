@@ -252,5 +252,7 @@ def test_a_chain_carries_the_errors_of_its_parts_on() -> None:
     """Three parts of norm 5: what the first loses is multiplied by 25, and each loses as much by itself."""
     part, one = Loss(8, 5.0), torch.ones(1, dtype=torch.float64)
     alone = float(part.of(one, 4, False, slice(None), DOUBLE))
-    chained = Chained(8, 1.0, parts=((part,),) * 3, shares=(1.0,) * 3)
-    assert float(chained.of(one, 4, False, slice(None), DOUBLE)) == pytest.approx(3 * 25 * alone, rel=1e-6, abs=0)
+    chained = Chained.made_of(((part,),) * 3, (1.0,) * 3)
+    nested = Chained.made_of(((Chained.made_of(((part,),) * 2, (1.0,) * 2),), (part,)), (1.0,) * 2)
+    for chain_ in (chained, nested):
+        assert float(chain_.of(one, 4, False, slice(None), DOUBLE)) == pytest.approx(3 * 25 * alone, rel=1e-6, abs=0)
