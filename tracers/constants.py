@@ -57,6 +57,10 @@ class HeldConstants:
             self._all.append(name)
             self._masks |= {name} if value.dtype == torch.bool else set()
 
+    def buffer(self, node: fx.Node, name: str) -> None:
+        """A placeholder of a buffer of real numbers, which activations may compare."""
+        self._within[node] = (name,)
+
     def named(self, weights: Weights) -> Weights:
         """With the names of those that were met, that enter the arithmetic of a call on activations, and of numbers."""
         held, factors, numbers = (tuple(dict.fromkeys(names)) for names in (self._all, self._factors, self._read))
@@ -72,6 +76,9 @@ class HeldConstants:
         self._of_modules(node)
         hidden = self._masks if canonical_name(node.target) in ADDS else set()
         for name, argument in bind(node).items():
+            for leaf in pytree.tree_leaves(argument):
+                if isinstance(leaf, fx.Node) and isinstance(value := values[leaf], State) and value.compared:
+                    self._factors += self._within.get(leaf, ())
             if name in SELECTS or looks_up(node, name):
                 continue
             for leaf in pytree.tree_leaves(argument):

@@ -129,6 +129,8 @@ class Converter:
             return self.builder.add(op.Input(), [], tuple(result.shape), result.dtype, "")
         if node.name in self.traced.state:
             name = self.traced.state[node.name]
+            if name in self.buffers:
+                self.constants.buffer(node, name)
             return State(Source(name), tuple(result.shape), result.dtype, known=self.buffers.get(name))
         if node.name in self.traced.constants:
             self.constants.found(node, self.traced.constants[node.name])
