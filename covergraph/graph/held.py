@@ -22,7 +22,7 @@ def held_tensors(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for name, value in _of_one(module):
-            found[f"{path}.{name}" if path else name] = value
+            found[_dotted(path, name)] = value
     return found
 
 
@@ -31,7 +31,7 @@ def held_arrays(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for key, value in vars(module).items():
-            name = f"{path}.{key}" if path else key
+            name = _dotted(path, key)
             parts = value.items() if isinstance(value, dict) else ()
             for place, part in ((name, value), *((f"{name}[{k!r}]", v) for k, v in parts)):
                 array = None if key in SPECIAL else _array(part)
