@@ -22,7 +22,7 @@ Method = Literal["zero", "edge", "dense", "lanczos", "fixed"]
 Jacobian; lanczos: certified from a random start; fixed: so too, but the same for all samples."""
 RANDOM = ("lanczos", "fixed")
 """Ways that need random starts."""
-Wanted = Literal["auto", "exact", "lanczos"]
+Preference = Literal["auto", "exact", "lanczos"]
 PATIENCE = 20.0
 """Seconds that dense Jacobians of all pairs and samples may take before cheaper ways are looked for."""
 SPEED = 2e10
@@ -83,7 +83,7 @@ class Plan:
 
 
 def plan(
-    graph: ComputationGraph, pairs: Sequence[Pair], n: int, memory: int, wanted: Wanted = "auto"
+    graph: ComputationGraph, pairs: Sequence[Pair], n: int, memory: int, preferred: Preference = "auto"
 ) -> Plan:
     """The plan for `pairs` on n samples; a block of samples takes at most `memory` bytes if one sample does."""
     ordered = sorted(pairs, key=lambda p: (_between(graph, *p).sum(), graph.index[p[1]], graph.index[p[0]]))
@@ -91,8 +91,8 @@ def plan(
     way: dict[Pair, Method] = {}
     for pair in ordered:
         closed = _closed(graph, *pair)
-        way[pair] = closed if closed else "dense" if wanted == "exact" else "lanczos"
-    if wanted == "auto":
+        way[pair] = closed if closed else "dense" if preferred == "exact" else "lanczos"
+    if preferred == "auto":
         _choose_dense(graph, way, costs, n)
     for pair in [pair for pair, method in way.items() if method == "lanczos"]:
         if all(isinstance(node.operation, FIXED) for node in Segment.of(graph, *pair).nodes):

@@ -282,7 +282,7 @@ def test_nans_count_as_seen() -> None:
 
 
 def exported(model: nn.Module, x: Tensor) -> None:
-    torch.export.export(model, (x,))
+    torch.export.export(model, (x,), strict=False)  # the strict way compiles, and refuses hooks that are apart
 
 
 def jitted(model: nn.Module, x: Tensor) -> None:
